@@ -42,7 +42,7 @@ pub enum InstallationFault {
         "the state is sealed by {stored:?}, the configuration says {asked:?}: put kind = {stored:?} under [seal]"
     )]
     OtherSeal { stored: String, asked: String },
-    #[error("the state directory {} {found}: run {fix}", .path.display())]
+    #[error("the state directory {} {found}: {fix}", .path.display())]
     Exposed { path: PathBuf, found: &'static str, fix: String },
     #[error("the state directory {} cannot be used: {source}", .path.display())]
     Directory { path: PathBuf, source: io::Error },
@@ -224,10 +224,10 @@ fn prepare(state: &Path) -> Result<(), InstallationFault> {
     let path = state.display();
     let (found, fix) = match directory_privacy(state).map_err(failed)? {
         Privacy::Private => return Ok(()),
-        Privacy::Mode(_) => ("can be entered by others", format!("chmod 700 {path}")),
-        Privacy::OtherOwner(_) => ("belongs to another user", format!("chown it, or set WRIT_HOME")),
-        Privacy::Symlink => ("is a symbolic link", format!("writ with WRIT_HOME set to where {path} leads")),
-        Privacy::NotADirectory => ("is not a directory", format!("mv {path} {path}.old")),
+        Privacy::Mode(_) => ("can be entered by others", format!("run chmod 700 {path}")),
+        Privacy::OtherOwner(_) => ("belongs to another user", "choose another with WRIT_HOME".to_owned()),
+        Privacy::Symlink => ("is a symbolic link", "name the directory itself".to_owned()),
+        Privacy::NotADirectory => ("is not a directory", format!("move {path} away")),
     };
     Err(InstallationFault::Exposed { path: state.to_owned(), found, fix })
 }
