@@ -28,6 +28,33 @@ macro_rules! columns {
     };
 }
 
+pub(super) const SESSIONS: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions ORDER BY id DESC LIMIT ?1");
+
+pub(super) const SESSIONS_ALIVE: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions WHERE ended_at IS NULL ORDER BY id DESC LIMIT ?1");
+
+pub(super) const LEASES_ALIVE: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state <> 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC"
+);
+
+pub(super) const LEASES_ENDED: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state = 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
+
+pub(super) const LEASES_ENDED_OF_SESSION: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases INDEXED BY leases_by_session WHERE state = 'ended' AND session = ?1
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
+
 pub(super) fn credential(
     connection: &Connection,
     name: &CredentialName,
@@ -61,15 +88,7 @@ pub(super) fn session(
 }
 
 pub(super) fn sessions(connection: &Connection, ended: bool) -> Result<Vec<SessionRecord>, StoreFault> {
-    let sql = if ended {
-        concat!("SELECT ", columns!(session), " FROM sessions ORDER BY id DESC LIMIT ?1")
-    } else {
-        concat!(
-            "SELECT ",
-            columns!(session),
-            " FROM sessions WHERE ended_at IS NULL ORDER BY id DESC LIMIT ?1"
-        )
-    };
+    let sql = if ended { SESSIONS } else { SESSIONS_ALIVE };
     all(connection, sql, [SCAN_MAX], decode_session)
 }
 
@@ -80,30 +99,12 @@ pub(super) fn lease(connection: &Connection, lease: LeaseId) -> Result<Option<Le
 
 /// All that are alive; with `filter.ended` also the newest of the others. Identifiers begin with the time, so they give the order.
 pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Vec<LeaseRecord>, StoreFault> {
-    let alive = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases WHERE state <> 'ended' AND (?1 IS NULL OR session = ?1)
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC"
-    );
-    let ended = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases WHERE state = 'ended' AND (?1 IS NULL OR session = ?1)
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
-    );
-    let ended_of_session = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases INDEXED BY leases_by_session WHERE state = 'ended' AND session = ?1
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
-    );
     let session = filter.session.as_ref().map(SessionId::as_bytes);
     let credential = filter.credential.as_ref().map(CredentialName::as_str);
     let boot = filter.other_boot.as_ref().map(BootId::as_bytes);
-    let mut found = all(connection, alive, (session, credential, boot), decode_lease)?;
+    let mut found = all(connection, LEASES_ALIVE, (session, credential, boot), decode_lease)?;
     if filter.ended {
-        let sql = if session.is_some() { ended_of_session } else { ended };
+        let sql = if session.is_some() { LEASES_ENDED_OF_SESSION } else { LEASES_ENDED };
         found.extend(all(connection, sql, (session, credential, boot, SCAN_MAX), decode_lease)?);
         found.sort_by_key(|lease| std::cmp::Reverse(lease.lease));
     }
