@@ -21,6 +21,7 @@ mod checkpoint;
 mod fault;
 mod log;
 mod model;
+mod problem;
 mod queue;
 mod record;
 mod redact;
@@ -28,10 +29,13 @@ mod segment;
 mod sign;
 mod stream;
 mod ticket;
+mod verify;
+mod walk;
 
 pub use checkpoint::{Anchor, CHECKPOINT_FILE, CHECKPOINT_INTERVAL, CheckpointFault, CheckpointLog};
 pub use fault::{LogFault, Step};
 pub use model::{Attempt, Hash, Head, Kind, Outcome, PathView, StreamName, StreamNameError, Verdict};
+pub use problem::{Problem, What};
 pub use queue::{MAX_OPEN_ENTRIES, QUEUE_BYTES};
 pub use redact::FieldKey;
 pub use segment::{SegmentDir, SegmentFile, SegmentSource};
@@ -40,3 +44,4 @@ pub use stream::{
     DROPPED, Entry, HeadSink, Moment, OpenDurable, SEGMENT_BYTES, SYNC_DELAY, Stream, StreamConfig, WallClock,
 };
 pub use ticket::Ticket;
+pub use verify::{Report, StreamReport, verify};

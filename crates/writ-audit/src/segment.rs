@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{fs::FallocateFlags, io::Errno};
@@ -73,11 +74,8 @@ impl SegmentDir {
             .mode(0o600)
             .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
             .open(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirFile { file, path }),
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        lock(&file)?;
+        Ok(DirFile { file, path })
     }
 }
 
@@ -103,6 +101,19 @@ impl SegmentSource for SegmentDir {
         File::open(&self.dir)?.sync_all()?;
         Ok(Box::new(file))
     }
+}
+
+/// Takes the writer's lock. A reader holds it for an instant, to see whether there is a writer.
+fn lock(file: &File) -> io::Result<()> {
+    for attempt in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 struct DirFile {
@@ -162,5 +173,7 @@ pub(crate) fn parse_file_name(name: &str) -> Option<(StreamName, u32)> {
     (number > 0 && file_name(&stream, number) == name).then_some((stream, number))
 }
 
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// What a segment's file name ends with.
 pub(crate) const SEGMENT_EXTENSION: &str = "seg";
