@@ -277,7 +277,10 @@ impl Needle {
     fn fit(&self, head: &[u8], tail: &[u8]) -> Fit {
         let (ours, theirs) = self.bytes.split_at(self.bytes.len().min(head.len()));
         let seen = theirs.len().min(tail.len());
-        if !head.starts_with(ours) || tail.get(..seen) != theirs.get(..seen) {
+        // Nothing is equal to nothing: comparing empty slices is left out because glibc's `memcmp` touches their
+        // dangling pointers with masked loads, which costs a hundred nanoseconds on some processors.
+        let head_fits = head.is_empty() || head.starts_with(ours);
+        if !head_fits || (seen > 0 && tail.get(..seen) != theirs.get(..seen)) {
             Fit::No
         } else if seen == theirs.len() {
             Fit::Whole
