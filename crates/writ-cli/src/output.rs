@@ -37,6 +37,12 @@ impl Output {
         }
     }
 
+    /// One value of many, as a line of JSON on stdout.
+    pub fn json_line(&self, value: &impl Serialize) {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
     /// A result: `human` where a person reads it, the value as JSON where a program does.
     pub fn result(&self, value: &impl Serialize, human: impl FnOnce() -> String) {
         if self.json {
