@@ -54,7 +54,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Unlock => commands::daemon_control::unlock(&paths, output)?,
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
-        Command::Init { yes: _ } | Command::Doctor => return Err(Fault::new("not yet", "")),
+        Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Doctor => return Err(Fault::new("not yet", "")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,11 +34,13 @@ fn tail(paths: &Paths, output: Output, lines: usize, follow: bool) -> Result<(),
     let mut tail = Tail::from_start(&paths.audit());
     let events = tail.poll().map_err(unreadable)?;
     events.iter().skip(events.len().saturating_sub(lines)).for_each(|event| print(output, event));
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         thread::sleep(LOOK);
         tail.poll().map_err(unreadable)?.iter().for_each(|event| print(output, event));
     }
-    Ok(())
 }
 
 fn query(paths: &Paths, output: Output, typed: &AuditFilter) -> Result<(), Fault> {
