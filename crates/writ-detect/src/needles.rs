@@ -10,6 +10,10 @@
 //! * **Only a real start is live.** At the end of a piece a needle of which at least a head has arrived is found
 //!   by the same search; only the last `HEAD_LEN - 1` bytes need a look of their own.
 //!
+//! Cost: a place where a head stands is compared with all needles that have its first byte. Text without heads runs at
+//! the searcher's speed; the worst text is a run of heads, and only a secret that repeats itself (`aaaa…`) makes each
+//! of those comparisons long.
+//!
 //! Needles are as good as the secret. What this crate owns is wiped on drop; what cannot be wiped is the
 //! searcher's copy of the heads, and the stack.
 
@@ -43,7 +47,8 @@ const PACKED_MAX: usize = 64;
 /// A secret as it was rendered on the wire, and what to put in its place.
 #[derive(Clone, Copy)]
 pub struct NeedleSource<'a> {
-    /// The credential itself, or a text that contains it, such as the `user:secret` of Basic.
+    /// The credential itself, or a text that contains it as it was rendered: for Basic, give `user:secret` and its
+    /// base64 text as sources of their own, so that an echo of the header is found in all spellings too.
     /// [`MIN_NEEDLE_LEN`] to [`MAX_VALUE_LEN`] bytes.
     pub value: &'a [u8],
     /// What stands in its place, whatever the encoding, for example `[writ:github]`. It must suit a header value.
@@ -331,5 +336,29 @@ impl Search {
             Search::Automaton(automaton) => automaton.find(Input::new(text).range(at..)),
         };
         found.map(|found| found.start())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    /// One lease has a key, the pair of Basic and the pair's base64. Its heads must fit the packed searcher even
+    /// where every habit of every encoder shows, and the searcher must not see more of a needle than its head.
+    #[test]
+    fn the_searcher_sees_heads_only_and_few() {
+        for key in ["sk-proj-Zk3vQ9wXb7LrT2mHcYd8NfGsJ4aPeU6o1iK5", "/+&<>\"'\\=`*~@ ü?~sk-proj"] {
+            let pair = format!("x-access-token:{key}");
+            let basic = STANDARD.encode(&pair);
+            let sources =
+                [key, &pair, &basic].map(|value| NeedleSource { value: value.as_bytes(), replacement: b"" });
+            let needles = Needles::new(&sources).unwrap();
+            let heads = heads(&needles.needles);
+            assert!(heads.len() <= PACKED_MAX, "{key}: {}", heads.len());
+            assert!(heads.iter().all(|head| head.len() == HEAD_LEN));
+        }
     }
 }
