@@ -50,8 +50,21 @@ fn log(len: usize, every: Option<usize>) -> Bytes {
     text.into()
 }
 
+/// So many that the packed searcher gives way to the automaton.
+#[expect(clippy::expect_used, reason = "a benchmark stops on a fault of its own")]
+fn many_needles() -> Arc<Needles> {
+    let keys: Vec<String> = ('a'..='p').map(|c| format!("{c}x{KEY}")).collect();
+    let sources: Vec<_> =
+        keys.iter().map(|key| NeedleSource { value: key.as_bytes(), replacement: b"[writ:x]" }).collect();
+    Arc::new(Needles::new(&sources).expect("a valid set"))
+}
+
 fn bench(bencher: Bencher<'_, '_>, piece: &Bytes) {
-    let mut scrubber = Scrubber::new(needles());
+    bench_with(bencher, needles(), piece);
+}
+
+fn bench_with(bencher: Bencher<'_, '_>, needles: Arc<Needles>, piece: &Bytes) {
+    let mut scrubber = Scrubber::new(needles);
     let mut out: Vec<Bytes> = Vec::with_capacity(64);
     bencher.counter(BytesCount::new(piece.len())).bench_local(|| {
         out.clear();
@@ -63,6 +76,11 @@ fn bench(bencher: Bencher<'_, '_>, piece: &Bytes) {
 #[divan::bench]
 fn log_64k_without_hit(bencher: Bencher<'_, '_>) {
     bench(bencher, &log(65_536, None));
+}
+
+#[divan::bench]
+fn log_64k_without_hit_16_keys(bencher: Bencher<'_, '_>) {
+    bench_with(bencher, many_needles(), &log(65_536, None));
 }
 
 #[divan::bench]

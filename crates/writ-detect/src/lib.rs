@@ -39,8 +39,8 @@
 //!
 //! * an upstream that wants to leak can encrypt, reverse, split or paraphrase the secret;
 //! * an encoding of an encoding is not searched for: base64 twice, base64 inside a JSON string whose writer
-//!   escapes `/`, percent-encoded base64 (a rendered Basic credential is a source of its own and so is found), JSON
-//!   inside JSON where the secret has characters to escape;
+//!   escapes `/`, percent-encoded base64, JSON inside JSON where the secret has characters to escape (a
+//!   rendered Basic credential is found so, if the caller makes it a source of its own);
 //! * nor is a mixture within one secret: one `%XX` among plain letters, `%2f` beside `%2F`, line breaks of
 //!   MIME base64, separators or zero-width characters in between, changed case of letters;
 //! * nor base32, UTF-16, quoted-printable, shell quoting, `\xXX`, zero-padded numeric entities;

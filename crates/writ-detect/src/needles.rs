@@ -1,6 +1,6 @@
 //! The byte strings to find, and the search for the next of them.
 //!
-//! A lease brings one or two secrets, each with a dozen to a few dozen spellings of up to several hundred bytes.
+//! A lease brings one to three sources, each with a dozen to a few dozen spellings of up to several hundred bytes.
 //! Two decisions shape this file:
 //!
 //! * **The fast searcher sees heads only.** It gets the first [`HEAD_LEN`] bytes of each needle, without
@@ -10,9 +10,9 @@
 //! * **Only a real start is live.** At the end of a piece a needle of which at least a head has arrived is found
 //!   by the same search; only the last `HEAD_LEN - 1` bytes need a look of their own.
 //!
-//! Cost: a place where a head stands is compared with all needles that have its first byte. Text without heads runs at
-//! the searcher's speed; the worst text is a run of heads, and only a secret that repeats itself (`aaaa…`) makes each
-//! of those comparisons long.
+//! Cost: a place where a head stands is compared with all needles that have its first byte. Text without heads
+//! runs at the searcher's speed; the worst text is a run of heads, and only a secret that repeats itself
+//! (`aaaa…`) makes each of those comparisons long.
 //!
 //! Needles are as good as the secret. What this crate owns is wiped on drop; what cannot be wiped is the
 //! searcher's copy of the heads, and the stack.
