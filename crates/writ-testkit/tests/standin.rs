@@ -219,7 +219,7 @@ fn faults_are_what_they_say() {
     standin.set_faults(Faults { status: Some(503), ..Faults::default() });
     assert_eq!(asked(&standin, "https://any.example/echo", &[]).1, 503);
     standin.set_faults(Faults { refuse_connections: true, ..Faults::default() });
-    assert_eq!(code("https://any.example/echo", &[]), Some(35), "reset in the handshake");
+    assert!(matches!(code("https://any.example/echo", &[]), Some(7 | 35 | 56)), "reset in the handshake");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use crate::answer::{self, Asked, Body};
 use crate::serve::Context;
 
 pub(super) fn answer(context: &Context, asked: &Asked) -> Option<Response<Body>> {
-    let call = asked.parts.uri.path().strip_prefix("/v1beta/models/")?;
+    // google-genai 3 speaks v1, its predecessors and most of the documentation v1beta.
+    let path = asked.parts.uri.path();
+    let call = path.strip_prefix("/v1beta/models/").or_else(|| path.strip_prefix("/v1/models/"))?;
     let (model, verb) = call.split_once(':')?;
     if asked.parts.method != Method::POST {
         return None;
