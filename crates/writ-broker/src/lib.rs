@@ -1,1 +1,3 @@
-//! writ-broker
+//! The control plane: who asks, may they, make it, record it.
+
+pub mod store;
