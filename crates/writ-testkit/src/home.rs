@@ -5,9 +5,11 @@
 //! [`Home::close`] says when it would not end. `Drop` is only the backstop of a failed test.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -213,6 +215,7 @@ impl Home {
         for name in ["writ", "home", "work"] {
             std::fs::create_dir(dir.path().join(name))?;
         }
+        std::fs::set_permissions(dir.path().join("writ"), Permissions::from_mode(0o700))?;
         Ok(Self { dir, writ })
     }
 
@@ -249,6 +252,7 @@ impl Home {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path().join("home"))
             .env("WRIT_HOME", self.writ_home())
+            .env("WRIT_LOG", "debug")
             .env("LANG", "C.UTF-8")
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -350,7 +354,7 @@ impl Drop for Home {
 }
 
 /// Whether the process behind `pidfd` ended within `patience`.
-fn ended(pidfd: &OwnedFd, patience: Duration) -> bool {
+pub fn ended(pidfd: &OwnedFd, patience: Duration) -> bool {
     let limit = Timespec::try_from(patience).ok();
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut fds, limit.as_ref()), Ok(1..))

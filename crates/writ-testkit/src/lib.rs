@@ -3,6 +3,7 @@
 //! ```text
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
+//!   Scene ── all of these together, configured for some providers
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
 //!
@@ -19,6 +20,7 @@ mod generic;
 mod git_server;
 mod home;
 mod providers;
+mod scene;
 mod seen;
 mod serve;
 mod standin;
@@ -28,8 +30,9 @@ use std::io;
 pub use ca::{Ca, LeafDefect};
 pub use canary::{Canary, Shape};
 pub use demand::{Demand, Presentation, Presented};
-pub use git_server::GitServer;
-pub use home::{Config, Home, Ran, Spawned, Target};
+pub use git_server::{GitRequest, GitServer};
+pub use home::{Config, Home, Ran, Spawned, Target, ended};
+pub use scene::{Provider, ROLE, Scene, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};
 
