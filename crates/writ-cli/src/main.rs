@@ -12,6 +12,7 @@ mod args;
 mod client;
 mod commands;
 mod daemon;
+mod demo;
 mod env_vars;
 mod fault;
 mod output;
@@ -28,7 +29,7 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
-    if let Some(code) = daemon::stage() {
+    if let Some(code) = daemon::stage().or_else(demo::client::stage) {
         return code;
     }
     let cli = Cli::parse();
@@ -52,7 +53,9 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Lease(command) => commands::lease::run(&paths, output, command)?,
         Command::Unlock => commands::daemon_control::unlock(&paths, output)?,
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
-        Command::Init { yes: _ } | Command::Doctor | Command::Demo => return Err(Fault::new("not yet", "")),
+        Command::Demo => return demo::run(output),
+        Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Doctor => return Err(Fault::new("not yet", "")),
     }
     Ok(ExitCode::SUCCESS)
 }

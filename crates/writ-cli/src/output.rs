@@ -2,7 +2,7 @@
 //!
 //! Results go to stdout, everything said about them to stderr. `--json` turns results into one JSON value, `--quiet` silences
 //! what is not a result or an error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the output module")]
+#![expect(clippy::print_stderr, reason = "this is the output module")]
 
 use std::io::{IsTerminal, Write};
 
@@ -35,6 +35,12 @@ impl Output {
         if !self.json {
             let _ = writeln!(anstream::stdout(), "{text}");
         }
+    }
+
+    /// One value of many, as a line of JSON on stdout.
+    pub fn json_line(&self, value: &impl Serialize) {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        let _ = writeln!(std::io::stdout(), "{text}");
     }
 
     /// A result: `human` where a person reads it, the value as JSON where a program does.
