@@ -1,14 +1,14 @@
 //! The Python clients that the end-to-end suites drive, in an environment of their own.
 //!
 //! They are the unmodified libraries that agents use, so they come from their registry, in pinned versions, into
-//! `target/clients-venv`. The suites find the interpreter at `target/clients-venv/bin/python`.
+//! `target/clients`. The suites find the interpreter at `target/clients/bin/python`.
 
 use std::path::Path;
 use std::process::Command;
 
 /// What to install, one `name==version` on a line; kept by the suites.
 const REQUIREMENTS: &str = "tests/suites/requirements.txt";
-const ENVIRONMENT: &str = "target/clients-venv";
+const ENVIRONMENT: &str = "target/clients";
 
 /// Installs the clients, unless exactly these are installed already.
 pub(crate) fn task(root: &Path) -> Result<(), String> {
