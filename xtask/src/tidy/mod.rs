@@ -92,7 +92,7 @@ fn read(root: &Path) -> std::io::Result<Tree> {
         for entry in std::fs::read_dir(&directory)? {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
-            if SKIPPED.iter().any(|name| entry.file_name() == *name) {
+            if SKIPPED.iter().any(|name| entry.file_name() == *name) || path == root.join(STANDALONE) {
                 continue;
             }
             if kind.is_dir() {
@@ -113,6 +113,8 @@ fn read(root: &Path) -> std::io::Result<Tree> {
 const APART: &str = "benches/";
 /// What holds no source of ours. In a linked worktree `.git` is a file.
 const SKIPPED: &[&str] = &["target", ".git", ".venv", "node_modules", "__pycache__"];
+/// A workspace of its own: benchmark programs that must not change the product's dependencies, under none of its rules.
+const STANDALONE: &str = "benches/load";
 /// Larger files are data.
 const TEXT_MAX: u64 = 1 << 20;
 
