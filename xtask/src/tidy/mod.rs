@@ -68,7 +68,7 @@ fn check(tree: &Tree) -> Vec<Complaint> {
     let reached = modules::check(tree, &mut complaints);
     let sources: Vec<Source> = tree
         .iter()
-        .filter(|(path, _)| path.ends_with(".rs") && !path.starts_with(APART))
+        .filter(|(path, _)| path.ends_with(".rs") && !path.starts_with(STANDALONE))
         .map(|(path, text)| Source::new(path, text, reached.get(path) == Some(&modules::Reached::InTests)))
         .collect();
     for source in &sources {
@@ -92,7 +92,7 @@ fn read(root: &Path) -> std::io::Result<Tree> {
         for entry in std::fs::read_dir(&directory)? {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
-            if SKIPPED.iter().any(|name| entry.file_name() == *name) || path == root.join(STANDALONE) {
+            if SKIPPED.iter().any(|name| entry.file_name() == *name) {
                 continue;
             }
             if kind.is_dir() {
@@ -109,12 +109,11 @@ fn read(root: &Path) -> std::io::Result<Tree> {
     Ok(tree)
 }
 
-/// Programs of a workspace of their own, which are no part of the product. Only the rules for every text hold there.
-const APART: &str = "benches/";
+/// A workspace of its own: benchmark programs that must not change the product's dependencies. Only the rules for every
+/// text hold there.
+const STANDALONE: &str = "benches/load/";
 /// What holds no source of ours. In a linked worktree `.git` is a file.
 const SKIPPED: &[&str] = &["target", ".git", ".venv", "node_modules", "__pycache__"];
-/// A workspace of its own: benchmark programs that must not change the product's dependencies, under none of its rules.
-const STANDALONE: &str = "benches/load";
 /// Larger files are data.
 const TEXT_MAX: u64 = 1 << 20;
 
