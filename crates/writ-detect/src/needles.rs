@@ -105,6 +105,23 @@ impl Needles {
         Self::with_forms(sources, Form::ALL, PACKED_MAX)
     }
 
+    /// As [`Needles::new`], but every replacement has the length of what it replaces: cut short, or filled up with `*`. The
+    /// length of a body, and so its framing, stays what the upstream announced.
+    ///
+    /// # Errors
+    /// As [`Needles::new`].
+    pub fn same_length(sources: &[NeedleSource<'_>]) -> Result<Self, NeedleFault> {
+        let mut needles = Self::new(sources)?;
+        for needle in &mut needles.needles {
+            let mut filled = vec![b'*'; needle.bytes.len()];
+            for (to, from) in filled.iter_mut().zip(&needle.replacement) {
+                *to = *from;
+            }
+            needle.replacement = filled.into();
+        }
+        Ok(needles)
+    }
+
     /// Replaces every needle in `value`, a whole string such as a header value. `None`: there was none.
     #[must_use]
     pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
