@@ -119,7 +119,7 @@ fn the_search_itself_is_not_blind() {
             let planted = scene.home.writ_home().join("state").join(name);
             std::fs::create_dir_all(planted.parent().unwrap()).unwrap();
             std::fs::write(&planted, format!("log line with {text} in it\n")).unwrap();
-            assert_eq!(files(&scene).0, [planted.clone()]);
+            assert_eq!(files(&scene).0, std::slice::from_ref(&planted));
             std::fs::remove_file(planted).unwrap();
         }
     }

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use writ_testkit::{Provider, Ran, Scene};
+use writ_testkit::{GitRequest, GitServer, Provider, Ran, Scene, Standin};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 
@@ -25,8 +25,8 @@ fn python() -> String {
     python.display().to_string()
 }
 
-/// Runs the program of `case` in `scene`, and checks what holds for every case.
-fn check(case: &str, scene: Scene) {
+/// Runs the program of `case` in `scene`, and checks what holds for every case. Returns the stand-in with what it saw.
+fn check(case: &str, scene: Scene) -> Standin {
     let placeholders = scene.learn_placeholders().unwrap();
     let ran = run(case, &scene);
     assert_eq!(ran.code, Some(0), "{}{}", ran.told(), troubles(&scene));
@@ -55,6 +55,7 @@ fn check(case: &str, scene: Scene) {
         check_git(git);
     }
     scene.home.close().unwrap();
+    scene.standin
 }
 
 fn run(case: &str, scene: &Scene) -> Ran {
@@ -67,20 +68,20 @@ fn run(case: &str, scene: &Scene) -> Ran {
 }
 
 fn troubles(scene: &Scene) -> String {
-    let git = scene.git.as_ref().map(writ_testkit::GitServer::troubles).unwrap_or_default();
+    let git = scene.git.as_ref().map(GitServer::troubles).unwrap_or_default();
     let log = std::fs::read(scene.home.writ_home().join("state/daemon.log")).unwrap_or_default();
     let wrongs = scene.wrongs();
     format!("--- git\n{git}--- daemon\n{}--- wrongs\n{wrongs:#?}", String::from_utf8_lossy(&log))
 }
 
 /// The server took the push, and every request that it answered came with Basic and nothing of a proxy's.
-fn check_git(git: writ_testkit::GitServer) {
+fn check_git(git: GitServer) {
     assert_eq!(git.subjects("main").unwrap(), ["demo: add a large file", "demo: begin"]);
     let log = git.finish().unwrap();
     let served =
         |path: &str| log.iter().any(|r| r.method == "POST" && r.uri.ends_with(path) && r.status == 200);
     assert!(served("/git-upload-pack") && served("/git-receive-pack"), "{log:#?}");
-    let wrong = |r: &&writ_testkit::GitRequest| !r.authorization.starts_with("Basic ") || !r.proxy.is_empty();
+    let wrong = |r: &&GitRequest| !r.authorization.starts_with("Basic ") || !r.proxy.is_empty();
     let wrong: Vec<_> = log.iter().filter(|r| r.status != 401).filter(wrong).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -135,6 +136,16 @@ fn case_09_sse_30s() {
 #[test]
 fn case_10_echo() {
     check("10-echo", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+}
+
+/// Refused in the forms that SDKs understand, without a second try, and the stand-in never hears of it.
+#[test]
+fn case_11_refused() {
+    let grant = "{ target = \"openai\", methods = [\"GET\"], paths = [\"/v1/models\"] }";
+    let scene = Scene::granted(WRIT, &[Provider::OpenAi], &[grant]).unwrap();
+    let standin = check("11-refused", scene);
+    let asked: Vec<_> = standin.seen().into_iter().map(|s| format!("{} {}", s.method, s.path)).collect();
+    assert_eq!(asked, ["GET /v1/models", "GET /v1/models"]);
 }
 
 /// Every case directory has its test: a directory that nobody runs would look like a proof.

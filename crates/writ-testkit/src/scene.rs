@@ -74,7 +74,15 @@ impl Scene {
     /// # Errors
     /// When a part does not start, or `writ` refuses the configuration or a credential.
     pub fn start(writ: impl Into<PathBuf>, providers: &[Provider]) -> io::Result<Self> {
-        Self::build(writ.into(), providers, false)
+        Self::build(writ.into(), providers, false, &[])
+    }
+
+    /// As [`Scene::start`], with the inline tables `grants` instead of everything.
+    ///
+    /// # Errors
+    /// As [`Scene::start`].
+    pub fn granted(writ: impl Into<PathBuf>, providers: &[Provider], grants: &[&str]) -> io::Result<Self> {
+        Self::build(writ.into(), providers, false, grants)
     }
 
     /// As [`Scene::start`], for GitHub's API and a real git server at github.com, with one credential.
@@ -82,10 +90,10 @@ impl Scene {
     /// # Errors
     /// As [`Scene::start`] and [`GitServer::start`].
     pub fn with_git(writ: impl Into<PathBuf>) -> io::Result<Self> {
-        Self::build(writ.into(), &[Provider::GitHub], true)
+        Self::build(writ.into(), &[Provider::GitHub], true, &[])
     }
 
-    fn build(writ: PathBuf, providers: &[Provider], with_git: bool) -> io::Result<Self> {
+    fn build(writ: PathBuf, providers: &[Provider], with_git: bool, grants: &[&str]) -> io::Result<Self> {
         let keys: Vec<_> = providers.iter().map(|p| (*p, Canary::new(p.facts().3))).collect();
         let demand = |c: StandinConfig, (p, key): &(Provider, Canary)| c.demand(p.facts().1, key.value());
         let standin = Standin::start(keys.iter().fold(StandinConfig::default(), demand))?;
@@ -97,7 +105,14 @@ impl Scene {
         };
         let home = Home::new(writ)?;
         let scene = Self { home, standin, git, keys };
-        scene.home.configure(&scene.config().role_for_all(ROLE))?;
+        let config = scene.config();
+        let grants: Vec<String> = grants.iter().map(|grant| (*grant).to_owned()).collect();
+        let all = grants.is_empty();
+        scene.home.configure(&if all {
+            config.role_for_all(ROLE)
+        } else {
+            config.role(ROLE, "15m", &grants)
+        })?;
         for (provider, key) in &scene.keys {
             scene.home.set_credential(provider.name(), key)?;
         }

@@ -324,3 +324,52 @@ fn the_git_server_wants_basic_and_takes_a_push() {
     assert!(log.iter().filter(|r| r.status == 200).all(|r| r.authorization.starts_with("Basic ")));
     assert!(log.iter().all(|r| r.proxy.is_empty()));
 }
+
+#[tokio::test]
+async fn a_stand_in_lives_and_ends_inside_of_another_runtime() {
+    let standin = start(&[]);
+    let addr = standin.addr();
+    tokio::net::TcpStream::connect(addr).await.unwrap();
+    drop(standin);
+}
+
+#[test]
+fn the_binary_tells_where_it_is_and_ends_with_its_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.json");
+    std::fs::write(
+        &config,
+        r#"{"demands":[{"host":"any.example","key":"k","accepts":[{"kind":"bearer"}]}]}"#,
+    )
+    .unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_writ-standin"))
+        .arg(&config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+    let curl = |args: &[&str]| {
+        let out = Command::new("curl")
+            .env_clear()
+            .args(["--silent", "--max-time", "20"])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let (to, ca, control) = (format!("::{}", text("addr")), text("ca"), text("control"));
+    let asked =
+        ["--connect-to", &to, "--cacert", &ca, "-H", "authorization: Bearer k", "https://any.example/echo"];
+    assert!(curl(&asked).contains("\"path\":\"/echo\""));
+    let seen = curl(&[&format!("http://{control}/_standin/seen")]);
+    assert!(seen.contains("\"presented\":\"real\""), "{seen}");
+    assert_eq!(ready["pid"].as_u64().unwrap(), u64::from(child.id()));
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(!Path::new(&ca).exists(), "the temporary directory is gone");
+}
