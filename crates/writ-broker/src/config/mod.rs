@@ -27,3 +27,6 @@ pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
 };
 pub use when::{When, WhenError};
+
+#[cfg(test)]
+pub(crate) mod tests;
