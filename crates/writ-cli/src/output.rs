@@ -54,6 +54,12 @@ impl Output {
         }
     }
 
+    /// A question, on stderr, with the cursor behind it.
+    pub fn prompt(&self, text: &str) {
+        anstream::eprint!("{text} [y/N] ");
+        let _ = std::io::stderr().flush();
+    }
+
     /// A failure, on stderr.
     pub fn fault(&self, fault: &Fault) {
         if self.json {
