@@ -16,6 +16,7 @@ mod resolve;
 mod resolved;
 mod when;
 
+pub(crate) use check::method;
 pub(crate) use fault::nearest;
 pub use fault::{ConfigFault, Problem};
 pub use file::{
@@ -26,3 +27,6 @@ pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
 };
 pub use when::{When, WhenError};
+
+#[cfg(test)]
+pub(crate) mod tests;
