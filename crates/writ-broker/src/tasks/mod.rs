@@ -1,0 +1,12 @@
+//! Background work: reconcilers without input, idempotent, periodic and nudged, one file each.
+//!
+//! | task | does |
+//! |---|---|
+//! | [`expiry`] | ends leases and sessions whose time is up |
+//! | [`revocation`] | makes ends durable that were not, and settles them upstream, for ever if need be |
+//!
+//! A task that stops never extends a life: expiry is judged at use. Absent: checkpoints of the audit log, which its own thread
+//! signs.
+
+pub(crate) mod expiry;
+pub(crate) mod revocation;
