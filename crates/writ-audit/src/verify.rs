@@ -2,7 +2,7 @@
 //!
 //! It trusts the public key and, where given, the anchor; nothing in the folder. What it cannot see without the
 //! anchor is the end after the last checkpoint, and a folder that was taken back to an earlier state as a whole.
-//! A stream that is being written may end in a block that is not complete yet: that is a note, not a problem.
+//! A stream that is being written may end in a block that is not complete yet: that is no problem.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -36,7 +36,7 @@ pub fn send_with_fds(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedF
         return Err(io::ErrorKind::InvalidInput.into());
     }
     loop {
-        match sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SEND) {
             Err(Errno::INTR) => {}
             other => return Ok(other?),
         }
@@ -79,6 +79,12 @@ pub fn receive_with_fds(
     }
     Ok((message.bytes, received))
 }
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+/// Elsewhere the standard library has set the socket or the process not to get the signal.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+const SEND: SendFlags = SendFlags::empty();
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;

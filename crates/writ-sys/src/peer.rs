@@ -41,8 +41,8 @@ pub fn peer_credentials(socket: &UnixStream) -> io::Result<PeerCredentials> {
 /// keeps its end open, and whose pid is given out again at that moment.
 ///
 /// # Errors
-/// An error if the peer has been reaped already (`EINVAL` or `ESRCH`), `NotFound` if it is outside our PID
-/// namespace, `ConnectionReset` if it hung up, `Unsupported` on other systems; otherwise the error of the
+/// An error if the peer has been reaped already (`EINVAL` or `ESRCH`; the newest kernels give a descriptor that says
+/// `exited` instead), `NotFound` if it is outside our PID namespace, `ConnectionReset` if it hung up, `Unsupported` on other systems; otherwise the error of the
 /// system call.
 pub fn peer_pidfd(socket: &UnixStream) -> io::Result<OwnedFd> {
     system::peer_pidfd(socket)
@@ -61,7 +61,11 @@ mod system {
     use super::PeerCredentials;
 
     pub(super) fn peer_credentials(socket: &UnixStream) -> io::Result<PeerCredentials> {
-        let raw: libc::ucred = socket_option(socket, libc::SO_PEERCRED)?;
+        visible(socket_option(socket, libc::SO_PEERCRED)?)
+    }
+
+    /// A peer without a number in our PID namespace cannot be watched, so it is nobody.
+    pub(super) fn visible(raw: libc::ucred) -> io::Result<PeerCredentials> {
         let pid = u32::try_from(raw.pid).unwrap_or(0);
         if pid == 0 {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the peer is outside our PID namespace"));
@@ -163,6 +167,13 @@ mod tests {
             pid: std::process::id(),
         };
         assert_eq!(peer_credentials(&here).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_peer_outside_our_pid_namespace_is_nobody() {
+        let raw = |pid| libc::ucred { pid, uid: 1, gid: 2 };
+        assert_eq!(system::visible(raw(3)).unwrap(), PeerCredentials { uid: 1, gid: 2, pid: 3 });
+        assert_eq!(system::visible(raw(0)).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
