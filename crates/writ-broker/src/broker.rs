@@ -13,25 +13,29 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, OnceLock},
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
 
 use tokio::sync::watch;
 use writ_api::seal::Recipient;
-use writ_audit::Stream;
 use writ_core::{
     AcquireAsk, Action, Asked, Attestation, BootId, BoxFuture, Brokerage, Clock, DataPlane, Evidence, Granted,
     Lost, Refusal, RefusalKind, Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
 };
 
 use crate::{
+    confirm,
+    door::Unlocked,
     fault,
-    keys::Keys,
+    keyring::Installation,
     leases::{self, Engines, Table},
     records,
-    rules::RuleBook,
+    rules::{RuleBook, Rules},
     sessions::Sessions,
+    start::Recovered,
     store::Store,
+    tasks::revocation::Retries,
     watch::Watch,
 };
 
@@ -42,28 +46,36 @@ pub struct Broker {
     pub(crate) boot: BootId,
     pub(crate) started_at: Timestamp,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) installation: Installation,
+    /// The directory of the audit log.
+    pub(crate) audit: PathBuf,
     pub(crate) engines: Engines,
     pub(crate) rules: RuleBook,
     /// Operators seal what they send to this key.
     pub(crate) recipient: Recipient,
     pub(crate) door: OnceLock<Unlocked>,
+    /// One opening of the door at a time.
+    pub(crate) opening: tokio::sync::Mutex<()>,
+    pub(crate) unlocked: watch::Sender<bool>,
+    pub(crate) recovered: Mutex<Recovered>,
     pub(crate) data_plane: OnceLock<Arc<dyn DataPlane>>,
     pub(crate) watch: Watch,
     pub(crate) leases: Table,
+    /// Whoever holds it settles leases: one owner.
+    pub(crate) retries: tokio::sync::Mutex<Retries>,
+    /// One change of credentials at a time.
+    pub(crate) setting: tokio::sync::Mutex<()>,
     pub(crate) sessions: Sessions,
+    /// Nothing new is begun.
+    pub(crate) draining: AtomicBool,
+    /// Everything ends.
     pub(crate) stopping: watch::Sender<bool>,
     /// Connections that are served now.
-    pub(crate) connections: watch::Sender<usize>,
+    pub(crate) busy: watch::Sender<usize>,
 }
 
 /// Fills a slice with randomness; false if the system has none.
 pub type Random = dyn Fn(&mut [u8]) -> bool + Send + Sync;
-
-/// What exists only once the seal is open.
-pub(crate) struct Unlocked {
-    pub keys: Arc<dyn Keys>,
-    pub log: Stream,
-}
 
 impl Broker {
     /// Answers one request for a credential: a lease, or a refusal that says why and what to do.
@@ -72,15 +84,15 @@ impl Broker {
     /// The refusal; its reason is recorded as the attempt's outcome.
     pub async fn acquire(&self, ask: AcquireAsk) -> Result<Granted, Refusal> {
         let open = self.unlocked()?;
-        let asked = records::asked(self, open, &ask).await?;
-        let answer = self.answer(open, &ask).await;
+        let rules = self.rules.in_force()?;
+        let asked = records::asked(self, open, &rules, &ask).await?;
+        let answer = self.answer(open, &rules, &ask).await;
         asked.close(self.clock.as_ref(), &answer);
         answer
     }
 
-    async fn answer(&self, open: &Unlocked, ask: &AcquireAsk) -> Result<Granted, Refusal> {
+    async fn answer(&self, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Granted, Refusal> {
         let session = self.sessions.identify(ask.session, self.clock.as_ref())?;
-        let rules = self.rules.in_force()?;
         let target = rules.target(&ask.target)?;
         let credential = rules.credential(&target.credential)?;
         let asked =
@@ -88,6 +100,7 @@ impl Broker {
         let context = session.context(self.clock.as_ref());
         let permit = authorize(rules.policy.as_ref(), session.principal(), &asked, &context)?;
         session.still_serves(&target.route())?;
+        confirm::check(self.store.as_ref(), target, credential).await?;
         leases::issue(self, open, &session, &permit, credential).await
     }
 }

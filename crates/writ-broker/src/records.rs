@@ -4,16 +4,18 @@
 //! happens then, [`Asked::close`] gives the attempt exactly one outcome; a future that is dropped in between ends as
 //! `unknown` by the entry's own backstop. Names and ids are recorded, values never.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
-use writ_core::{AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, SessionId};
+use writ_core::{AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked};
 
 use crate::{
-    broker::{Broker, Unlocked},
+    broker::Broker,
+    door::Unlocked,
     fault,
     rules::Rules,
     sessions::Facts,
+    start::ORPHANED,
     store::LeaseRecord,
 };
 
@@ -25,12 +27,12 @@ pub(crate) struct Asked {
 }
 
 /// Records that a session asks for a target, durably.
-pub(crate) async fn asked(broker: &Broker, open: &Unlocked, rules: Option<&Rules>, ask: &AcquireAsk) -> Result<Asked, Refusal> {
+pub(crate) async fn asked(broker: &Broker, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Asked, Refusal> {
     let started = broker.clock.boottime();
     let (request, session) = (ask.request.to_string(), ask.session.to_string());
     let facts = broker.sessions.facts(ask.session);
-    let target = rules.and_then(|rules| rules.resolved.target(&ask.target));
-    let credential = target.and_then(|target| rules?.resolved.credential(&target.credential));
+    let target = rules.resolved.target(&ask.target);
+    let credential = target.and_then(|target| rules.resolved.credential(&target.credential));
     let attempt = Attempt {
         request_id: Some(&request),
         session: Some(&session),
@@ -72,13 +74,16 @@ pub(crate) fn session(
     open.log.record(&attempt, outcome).map_err(|full| fault::log(&full))
 }
 
-/// Records a session that another life of the broker left behind.
-pub(crate) fn orphan(broker: &Broker, open: &Unlocked, session: SessionId) {
-    let session = session.to_string();
-    let attempt =
-        Attempt { action: Some("end"), session: Some(&session), ..attempt(Kind::Session, broker, None) };
-    let outcome = Outcome { reason: Some("orphaned"), ..Outcome::ok() };
-    lost(open.log.record(&attempt, &outcome));
+/// Records what another life of the broker left behind, now that there is a log.
+pub(crate) fn recovered(broker: &Broker, open: &Unlocked) {
+    let recovered = std::mem::take(&mut *broker.recovered.lock().unwrap_or_else(PoisonError::into_inner));
+    for session in recovered.sessions {
+        let session = session.to_string();
+        let attempt =
+            Attempt { action: Some("end"), session: Some(&session), ..attempt(Kind::Session, broker, None) };
+        lost(open.log.record(&attempt, &Outcome { reason: Some(ORPHANED), ..Outcome::ok() }));
+    }
+    leases_ended(broker, &recovered.leases, LeaseEnd::Orphaned, true);
 }
 
 /// Records that leases ended. Their end has happened, so a log that is full does not stop it.

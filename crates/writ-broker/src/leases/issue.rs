@@ -11,12 +11,13 @@ use writ_core::{
 
 use super::{BrokerTools, table::Crowded};
 use crate::{
-    broker::{Broker, Unlocked},
-    deadline::Deadline,
-    fault,
+    broker::Broker,
     config::ResolvedCredential,
+    deadline::Deadline,
+    door::Unlocked,
+    fault,
     sessions::Session,
-    store::{Change, LeaseRecord},
+    store::{Change, LeaseRecord, StoreFault},
     values,
 };
 
@@ -48,7 +49,7 @@ pub(crate) async fn issue(
 
     let receipt = within(name, engine.plan(permit, lease, &credential.engine_config, &tools)).await?;
     let record = record(broker, permit, engine, lease, &receipt, issued_at);
-    broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(fault::store)?;
+    broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(unopened)?;
     let minted: Minted =
         within(name, engine.mint(permit, &receipt, &credential.engine_config, &tools)).await?;
     values::check(&minted.secret).map_err(|unusable| unusable.refuse(name))?;
@@ -128,5 +129,13 @@ fn overtaken(end: LeaseEnd) -> Refusal {
             "the lease was revoked while it was made",
             "try again: the next request acquires anew",
         ),
+    }
+}
+
+fn unopened(fault: StoreFault) -> Refusal {
+    match fault {
+        // The store knows that the session is over: no lease slips in behind its end.
+        StoreFault::Missing(_) | StoreFault::Conflict(_) => fault::session_over(),
+        fault => fault::store(fault),
     }
 }

@@ -9,7 +9,8 @@ use writ_core::{LeaseState, Revoked};
 
 use super::BrokerTools;
 use crate::{
-    broker::{Broker, Unlocked},
+    broker::Broker,
+    door::Unlocked,
     records,
     store::{Change, LeaseRecord},
 };

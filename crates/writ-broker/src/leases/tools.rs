@@ -1,41 +1,34 @@
 //! What the broker lends to engines: sealed values, and the sources.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Source, Tools};
+use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Tools};
 
 use crate::{
-    broker::{Broker, Unlocked},
+    broker::Broker,
+    door::Unlocked,
+    keyring::Place,
     store::{StoreFault, StoredValue},
 };
 
-/// The engines and sources of this daemon, by name.
-#[derive(Default)]
-pub struct Engines {
-    engines: HashMap<&'static str, Arc<dyn Engine>>,
-    sources: HashMap<&'static str, Arc<dyn Source>>,
+/// The secrets engines of this daemon.
+#[derive(Clone)]
+pub struct Engines(Vec<&'static dyn Engine>);
+
+impl Default for Engines {
+    /// Every engine of `writ-engine`.
+    fn default() -> Self {
+        Self(writ_engine::engines().to_vec())
+    }
 }
 
 impl Engines {
-    pub fn new(
-        engines: impl IntoIterator<Item = Arc<dyn Engine>>,
-        sources: impl IntoIterator<Item = Arc<dyn Source>>,
-    ) -> Self {
-        Self {
-            engines: engines.into_iter().map(|engine| (engine.name(), engine)).collect(),
-            sources: sources.into_iter().map(|source| (source.scheme(), source)).collect(),
-        }
+    /// Other engines, for tests of what engines may do to a broker.
+    #[cfg(test)]
+    pub(crate) fn new(engines: Vec<&'static dyn Engine>) -> Self {
+        Self(engines)
     }
 
-    pub(crate) fn engine(&self, name: &str) -> Option<&dyn Engine> {
-        self.engines.get(name).map(AsRef::as_ref)
-    }
-
-    /// The source of a reference's scheme.
-    pub(crate) fn source(&self, reference: &str) -> Option<&dyn Source> {
-        let (scheme, _) = reference.split_once("://")?;
-        self.sources.get(scheme).map(AsRef::as_ref)
+    pub(crate) fn engine(&self, name: &str) -> Option<&'static dyn Engine> {
+        self.0.iter().copied().find(|engine| engine.name() == name)
     }
 }
 
@@ -64,8 +57,8 @@ impl Tools for BrokerTools<'_> {
             match found.map_err(|fault| outside(&credential, &fault))?.map(|found| found.value) {
                 Some(StoredValue::Sealed(sealed)) => self
                     .open
-                    .keys
-                    .open_value(&credential, version, &sealed)
+                    .vault
+                    .open(&Place::Credential { name: credential.clone(), version }, &sealed)
                     .map_err(|_| no_value(&credential, "its sealed value does not open: set it again")),
                 Some(StoredValue::Reference(reference)) => self.read(&credential, &reference).await,
                 None => Err(no_value(&credential, "this version was removed")),
@@ -76,13 +69,9 @@ impl Tools for BrokerTools<'_> {
     fn read(&self, credential: &CredentialName, reference: &str) -> BoxFuture<'_, Result<Secret, EngineFault>> {
         let (credential, reference) = (credential.clone(), reference.to_owned());
         Box::pin(async move {
-            let Some(source) = self.broker.engines.source(&reference) else {
-                return Err(no_value(&credential, "no source reads references of this kind"));
-            };
-            source.read(&reference).await.map_err(|fault| EngineFault::Outside {
-                credential,
-                detail: fault.to_string(),
-            })
+            writ_engine::read(&reference)
+                .await
+                .map_err(|fault| EngineFault::Outside { credential, detail: fault.to_string() })
         })
     }
 }

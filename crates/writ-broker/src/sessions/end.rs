@@ -72,7 +72,6 @@ pub(crate) async fn end(broker: &Broker, session: SessionId, end: End) -> Result
             tracing::error!(%refusal, "the end of a session could not be recorded");
         }
     }
-    broker.changed();
     durable
 }
 

@@ -22,9 +22,10 @@ use writ_core::{
 
 use super::{Attached, End, Facts, LINES_MAX, SESSIONS_MAX, Session, end, prompt};
 use crate::{
-    broker::{Broker, Unlocked},
-    config::SealKind,
+    broker::Broker,
+    config::{ResolvedCredential, SealKind},
     deadline::Deadline,
+    door::Unlocked,
     fault, records, registration,
     rules::Rules,
     store::{Change, SessionRecord},
@@ -146,7 +147,7 @@ async fn establish(
 ) -> Result<(Opened, Attached), Refusal> {
     let Prepared { rules, record, deadline } = prepared;
     let session = record.session;
-    let plan = plan(broker, door, &rules, &record, &ask.password_sha256);
+    let plan = plan(door, &rules, &record, &ask.password_sha256);
     let routes = plan.routes.clone();
     broker.store.apply(vec![Change::OpenSession(record.clone())]).await.map_err(fault::store)?;
     let ready = match serve(broker, plan, listener).await {
@@ -176,7 +177,6 @@ async fn establish(
         over,
     };
     broker.sessions.alive().insert(session, Arc::new(alive));
-    broker.changed();
     // Whoever stops the broker ends the sessions that it sees; one that comes after is ended here.
     if broker.is_stopping() {
         let _ = end(broker, session, End::Stopped).await;
@@ -195,17 +195,15 @@ async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<
 }
 
 fn plan(
-    broker: &Broker,
     door: &Unlocked,
     rules: &Rules,
     record: &SessionRecord,
     password_sha256: &str,
 ) -> SessionPlan {
-    let placeholder = |credential: &crate::config::ResolvedCredential| PlaceholderEntry {
+    let placeholder = |credential: &ResolvedCredential| PlaceholderEntry {
         credential: credential.name.clone(),
-        placeholder: door.keys.placeholder(&credential.name, &credential.shape),
+        placeholder: door.vault.placeholder(&credential.name, &credential.shape),
     };
-    let _ = broker;
     SessionPlan {
         session: record.session,
         workload: record.workload.clone(),
@@ -230,7 +228,7 @@ fn opened(
 ) -> Opened {
     let mut variables: Vec<Variable> = Vec::new();
     for credential in rules.resolved.credentials_of(&record.role) {
-        let placeholder = door.keys.placeholder(&credential.name, &credential.shape);
+        let placeholder = door.vault.placeholder(&credential.name, &credential.shape);
         for name in &credential.env {
             if variables.iter().all(|known| known.name != *name) {
                 let (name, credential) = (name.clone(), credential.name.clone());

@@ -38,9 +38,8 @@ struct Retry {
 
 pub(crate) async fn run(broker: Arc<Broker>) {
     let mut stopping = broker.stopping.subscribe();
-    let mut retries = Retries::default();
     loop {
-        let next = match pass(&broker, &mut retries).await {
+        let next = match pass(&broker).await {
             Ok(next) => next,
             Err(fault) => {
                 tracing::error!(%fault, "ends of leases could not be made durable yet");
@@ -55,8 +54,9 @@ pub(crate) async fn run(broker: Arc<Broker>) {
     }
 }
 
-/// One pass. Returns when the next is due at the latest.
-pub(crate) async fn pass(broker: &Broker, retries: &mut Retries) -> Result<Duration, StoreFault> {
+/// One pass; a second one waits. Returns when the next is due at the latest.
+pub(crate) async fn pass(broker: &Broker) -> Result<Duration, StoreFault> {
+    let mut retries = broker.retries.lock().await;
     sessions::finish_ending(broker).await?;
     make_durable(broker).await?;
     let Some(open) = broker.open_door() else { return Ok(PERIOD) };
