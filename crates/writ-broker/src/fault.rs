@@ -64,3 +64,8 @@ pub(crate) fn engine(name: &CredentialName) -> Refusal {
 pub(crate) fn randomness() -> Refusal {
     Refusal::new(RefusalKind::Internal, "the system gave no randomness", "try again")
 }
+
+pub(crate) fn internal(fault: &dyn std::fmt::Display) -> Refusal {
+    tracing::error!(%fault, "writ failed");
+    Refusal::new(RefusalKind::Internal, fault.to_string(), "see the daemon's log, then `writ doctor`")
+}

@@ -188,3 +188,27 @@ fn answer(job: Job, result: Result<(), StoreFault>) {
     // Whoever no longer waits does not need the answer.
     drop(job.answer.send(result));
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Does the jobs as one batch, on this thread.
+    pub(in crate::store::sqlite) fn one_batch(
+        connection: Connection,
+        path: &Path,
+        jobs: Vec<Vec<Change>>,
+    ) -> Vec<Result<(), StoreFault>> {
+        let identity = Identity::of(path).unwrap();
+        let work = Work { connection, identity, pages: Arc::new(AtomicU32::new(0)) };
+        let (mut batch, answers): (Vec<Job>, Vec<_>) = jobs
+            .into_iter()
+            .map(|changes| {
+                let (answer, answered) = oneshot::channel();
+                (Job { changes, answer }, answered)
+            })
+            .unzip();
+        work.settle(&mut batch);
+        answers.into_iter().map(|answered| answered.blocking_recv().unwrap()).collect()
+    }
+}
