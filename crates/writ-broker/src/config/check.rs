@@ -12,7 +12,7 @@ use writ_core::{Authority, Host, Place};
 use super::{InjectEntry, InjectKind};
 
 /// What is wrong, and what to do.
-pub(super) type Wrong = (String, String);
+pub(crate) type Wrong = (String, String);
 
 /// Headers that frame or route a message, or that the proxy sets: a credential there would change what the request is.
 const RESERVED: [&str; 16] = [
@@ -130,7 +130,7 @@ pub(super) fn variable(name: &str) -> Result<(), Wrong> {
 }
 
 /// A method that can carry a credential, in the spelling in which it is sent.
-pub(super) fn method(name: &str) -> Result<(), Wrong> {
+pub(crate) fn method(name: &str) -> Result<(), Wrong> {
     let upper = name.to_ascii_uppercase();
     if name.is_empty()
         || name.len() > METHOD_MAX

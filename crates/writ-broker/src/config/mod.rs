@@ -16,6 +16,7 @@ mod resolve;
 mod resolved;
 mod when;
 
+pub(crate) use check::method;
 pub(crate) use fault::nearest;
 pub use fault::{ConfigFault, Problem};
 pub use file::{
