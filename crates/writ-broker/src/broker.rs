@@ -20,8 +20,8 @@ use std::{
 use tokio::sync::watch;
 use writ_api::seal::Recipient;
 use writ_core::{
-    AcquireAsk, Action, Asked, Attestation, BootId, BoxFuture, Brokerage, Clock, DataPlane, Evidence, Granted,
-    Lost, Refusal, RefusalKind, Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
+    AcquireAsk, Action, Asked, Attestation, BootId, BoxFuture, Brokerage, Clock, DataPlane, Evidence,
+    Granted, Lost, Refusal, RefusalKind, Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
 };
 
 use crate::{
@@ -95,10 +95,13 @@ impl Broker {
         let session = self.sessions.identify(ask.session, self.clock.as_ref())?;
         let target = rules.target(&ask.target)?;
         let credential = rules.credential(&target.credential)?;
-        let asked =
-            Asked { action: Action::Inject, target: target.name.clone(), credential: credential.name.clone() };
+        let asked = Asked {
+            action: Action::Inject,
+            target: target.name.clone(),
+            credential: credential.name.clone(),
+        };
         let context = session.context(self.clock.as_ref());
-        let permit = authorize(rules.policy.as_ref(), session.principal(), &asked, &context)?;
+        let permit = authorize(&rules.policy, session.principal(), &asked, &context)?;
         session.still_serves(&target.route())?;
         confirm::check(self.store.as_ref(), target, credential).await?;
         leases::issue(self, open, &session, &permit, credential).await

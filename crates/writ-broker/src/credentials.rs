@@ -55,7 +55,7 @@ pub(crate) async fn set(
     let mut changes = vec![Change::PutCredential(put)];
     changes.extend(rules.iter().flat_map(|rules| confirm::changes(&rules.resolved, name)));
     broker.store.apply(changes).await.map_err(fault::store)?;
-    Ok((version, revoke_all(broker, name).await?))
+    Ok((version, end_all(broker, name, LeaseEnd::Superseded).await?))
 }
 
 /// Ends the leases, removes every version, and ends what slipped in between. Returns how many leases were revoked.
@@ -64,9 +64,9 @@ pub(crate) async fn set(
 /// [`RefusalKind::NotFound`]; the store's fault.
 pub(crate) async fn remove(broker: &Broker, name: &CredentialName) -> Result<usize, Refusal> {
     let _one = broker.setting.lock().await;
-    let before = revoke_all(broker, name).await?;
+    let before = end_all(broker, name, LeaseEnd::Revoked).await?;
     match broker.store.apply(vec![Change::RemoveCredential(name.clone())]).await {
-        Ok(()) => Ok(before.saturating_add(revoke_all(broker, name).await?)),
+        Ok(()) => Ok(before.saturating_add(end_all(broker, name, LeaseEnd::Revoked).await?)),
         Err(StoreFault::Missing(_)) => Err(Refusal::new(
             RefusalKind::NotFound,
             format!("no value of {name} is stored"),
@@ -136,8 +136,8 @@ fn scheme(reference: &str) -> String {
     reference.split_once("://").map_or("unknown", |(scheme, _)| scheme).to_owned()
 }
 
-async fn revoke_all(broker: &Broker, name: &CredentialName) -> Result<usize, Refusal> {
-    leases::end(broker, LeaseEnd::Revoked, |_, row| row.credential == *name).await.map_err(fault::store)
+async fn end_all(broker: &Broker, name: &CredentialName, end: LeaseEnd) -> Result<usize, Refusal> {
+    leases::end(broker, end, |_, row| row.credential == *name).await.map_err(fault::store)
 }
 
 async fn read(reference: &str) -> Result<Secret, Refusal> {
@@ -148,7 +148,8 @@ async fn read(reference: &str) -> Result<Secret, Refusal> {
 }
 
 fn usable(name: &CredentialName, secret: &Secret) -> Result<(), Refusal> {
-    values::check(secret).map_err(|unusable| invalid(format!("this value of {name} cannot be used: {unusable}")))
+    values::check(secret)
+        .map_err(|unusable| invalid(format!("this value of {name} cannot be used: {unusable}")))
 }
 
 fn invalid(why: String) -> Refusal {

@@ -6,8 +6,8 @@
 use std::{path::Path, sync::Arc};
 
 use writ_audit::{
-    CHECKPOINT_INTERVAL, CheckpointFault, CheckpointLog, FieldKey, KeyError, LogFault, SegmentDir, Signer, Stream,
-    StreamConfig, StreamName, WallClock,
+    Anchor, CHECKPOINT_INTERVAL, CheckpointFault, CheckpointLog, FieldKey, KeyError, LogFault, SegmentDir,
+    Signer, Stream, StreamConfig, StreamName, WallClock,
 };
 use writ_core::Clock;
 
@@ -45,6 +45,11 @@ pub enum DoorFault {
 const STREAM: &str = "broker";
 
 impl Unlocked {
+    /// The last checkpoint, of whatever stream.
+    pub(crate) fn anchor(&self) -> Option<Anchor> {
+        self.checkpoints.anchor()
+    }
+
     /// The public key of the checkpoints, as people compare it.
     pub(crate) fn audit_key(&self) -> String {
         self.checkpoints.verifier().to_string()
@@ -96,9 +101,9 @@ fn start(
     checkpoints: &Arc<CheckpointLog>,
     clock: Arc<dyn Clock>,
 ) -> Result<Stream, DoorFault> {
-    let name: StreamName = name
-        .parse()
-        .map_err(|fault| std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("{name:?}: {fault}")))?;
+    let name: StreamName = name.parse().map_err(|fault| {
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("{name:?}: {fault}"))
+    })?;
     let micros: WallClock =
         Arc::new(move || u64::try_from(clock.now().millis()).unwrap_or(0).saturating_mul(1000));
     let key = FieldKey::new(vault.audit_hash_key());

@@ -14,7 +14,11 @@ pub(crate) fn session_over() -> Refusal {
 }
 
 pub(crate) fn locked() -> Refusal {
-    Refusal::new(RefusalKind::Locked, "writ is locked: its keys are sealed with a passphrase", "run `writ unlock`")
+    Refusal::new(
+        RefusalKind::Locked,
+        "writ is locked: its keys are sealed with a passphrase",
+        "run `writ unlock`",
+    )
 }
 
 pub(crate) fn stopping() -> Refusal {
@@ -40,7 +44,11 @@ pub(crate) fn log(fault: &LogFault) -> Refusal {
 }
 
 pub(crate) fn seal(_: SealFault) -> Refusal {
-    Refusal::new(RefusalKind::Internal, "the credential could not be sealed to the session", "start a new run")
+    Refusal::new(
+        RefusalKind::Internal,
+        "the credential could not be sealed to the session",
+        "start a new run",
+    )
 }
 
 pub(crate) fn minting(fault: &EngineFault) -> Refusal {

@@ -28,5 +28,4 @@ mod watch;
 pub use broker::{Broker, Random};
 pub use door::DoorFault;
 pub use leases::Engines;
-pub use rules::{MakePolicy, Rules};
 pub use start::{BrokerConfig, StartFault};

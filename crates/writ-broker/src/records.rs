@@ -10,13 +10,7 @@ use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
 use writ_core::{AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked};
 
 use crate::{
-    broker::Broker,
-    door::Unlocked,
-    fault,
-    rules::Rules,
-    sessions::Facts,
-    start::ORPHANED,
-    store::LeaseRecord,
+    broker::Broker, door::Unlocked, fault, rules::Rules, sessions::Facts, start::ORPHANED, store::LeaseRecord,
 };
 
 /// An attempt that is on the disk and waits for its outcome.
@@ -27,7 +21,12 @@ pub(crate) struct Asked {
 }
 
 /// Records that a session asks for a target, durably.
-pub(crate) async fn asked(broker: &Broker, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Asked, Refusal> {
+pub(crate) async fn asked(
+    broker: &Broker,
+    open: &Unlocked,
+    rules: &Rules,
+    ask: &AcquireAsk,
+) -> Result<Asked, Refusal> {
     let started = broker.clock.boottime();
     let (request, session) = (ask.request.to_string(), ask.session.to_string());
     let facts = broker.sessions.facts(ask.session);
@@ -99,7 +98,12 @@ pub(crate) fn leases_ended(broker: &Broker, leases: &[LeaseId], end: LeaseEnd, d
 }
 
 /// Records what an end achieved upstream.
-pub(crate) fn lease_settled(broker: &Broker, open: &Unlocked, lease: &LeaseRecord, result: Result<Revoked, ()>) {
+pub(crate) fn lease_settled(
+    broker: &Broker,
+    open: &Unlocked,
+    lease: &LeaseRecord,
+    result: Result<Revoked, ()>,
+) {
     let (id, session) = (lease.lease.to_string(), lease.session.to_string());
     let attempt = Attempt {
         action: Some("settle"),

@@ -9,23 +9,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use writ_core::{CredentialName, Policy, Refusal, RefusalKind, RoleName, TargetName};
+use writ_core::{CredentialName, Refusal, RefusalKind, RoleName, TargetName};
 
-use crate::config::{Resolved, ResolvedCredential, ResolvedRole, ResolvedTarget};
-
-/// Makes the policy of a configuration.
-pub type MakePolicy = dyn Fn(&Resolved) -> Result<Arc<dyn Policy>, String> + Send + Sync;
+use crate::{
+    config::{Config, Resolved, ResolvedCredential, ResolvedRole, ResolvedTarget},
+    policy::CedarPolicy,
+};
 
 /// One snapshot: configuration and policy that belong together.
-pub struct Rules {
+pub(crate) struct Rules {
     pub resolved: Resolved,
-    pub policy: Arc<dyn Policy>,
+    pub policy: CedarPolicy,
 }
 
 /// The rules in force, and how to read newer ones.
 pub(crate) struct RuleBook {
     path: PathBuf,
-    make: Box<MakePolicy>,
     state: Mutex<State>,
 }
 
@@ -37,8 +36,8 @@ struct State {
 }
 
 impl RuleBook {
-    pub(crate) fn new(path: &Path, make: Box<MakePolicy>) -> Self {
-        Self { path: path.to_owned(), make, state: Mutex::default() }
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), state: Mutex::default() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -50,7 +49,7 @@ impl RuleBook {
     /// # Errors
     /// The file's fault. The old rules stay in force for what runs.
     pub(crate) fn newest(&self) -> Result<Arc<Rules>, Refusal> {
-        let read = Resolved::load(&self.path);
+        let read = Config::load(&self.path);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let resolved = match read {
             Ok(resolved) => resolved,
@@ -61,13 +60,13 @@ impl RuleBook {
         {
             return Ok(rules.clone());
         }
-        match (self.make)(&resolved) {
+        match CedarPolicy::new(&resolved) {
             Ok(policy) => {
                 let rules = Arc::new(Rules { resolved, policy });
                 *state = State { rules: Some(rules.clone()), fault: None };
                 Ok(rules)
             }
-            Err(fault) => Err(state.refuse(fault)),
+            Err(fault) => Err(state.refuse(fault.to_string())),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     door::{self, DoorFault},
     keyring::Installation,
     leases::{Engines, Table},
-    rules::{MakePolicy, RuleBook},
+    rules::RuleBook,
     sessions::{self, End, Sessions},
     store::{Change, LeaseFilter, Store, StoreFault},
     tasks,
@@ -35,7 +35,6 @@ pub struct BrokerConfig {
     /// The directory of the audit log.
     pub audit: PathBuf,
     pub installation: Installation,
-    pub policy: Box<MakePolicy>,
     pub engines: Engines,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<Random>,
@@ -73,7 +72,7 @@ impl Broker {
     /// # Errors
     /// [`StartFault`]. A faulty configuration is none: it refuses sessions until it is mended.
     pub async fn start(config: BrokerConfig) -> Result<Arc<Self>, StartFault> {
-        let BrokerConfig { config, audit, installation, policy, engines, clock, random } = config;
+        let BrokerConfig { config, audit, installation, engines, clock, random } = config;
         let mut bytes = [0; 10];
         if !random(&mut bytes) {
             return Err(StartFault::Random);
@@ -92,7 +91,7 @@ impl Broker {
             installation,
             audit,
             engines,
-            rules: RuleBook::new(&config, policy),
+            rules: RuleBook::new(&config),
             recipient: Recipient::generate()?,
             door: OnceLock::new(),
             opening: tokio::sync::Mutex::default(),
@@ -116,6 +115,7 @@ impl Broker {
         }
         tokio::spawn(tasks::expiry::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));
+        tokio::spawn(tasks::anchor::run(broker.clone()));
         Ok(broker)
     }
 
@@ -156,6 +156,9 @@ impl Broker {
         if let Some(open) = self.open_door() {
             let log = open.log.clone();
             let closed = tokio::task::spawn_blocking(move || log.close()).await;
+            if let Err(fault) = tasks::anchor::pass(self, &mut None).await {
+                tracing::warn!(%fault, "the last checkpoint of the audit log is not remembered");
+            }
             if let Ok(Err(fault)) = closed {
                 tracing::debug!(%fault, "the audit log was not closed cleanly");
             }
@@ -198,7 +201,8 @@ async fn recover(store: &dyn Store, boot: BootId, at: Timestamp) -> Result<Recov
             return Ok(recovered);
         }
         for some in sessions.chunks(RECOVER_MAX) {
-            let end = |session: &SessionId| Change::EndSession { session: *session, at, end: ORPHANED.to_owned() };
+            let end =
+                |session: &SessionId| Change::EndSession { session: *session, at, end: ORPHANED.to_owned() };
             store.apply(some.iter().map(end).collect()).await?;
         }
         recovered.sessions.extend(sessions);

@@ -19,7 +19,9 @@ pub enum Unusable {
     Long(usize),
     #[error("it begins or ends with a space or a line break")]
     Edge,
-    #[error("it has a control character or a line break at byte {0}, which a header cannot carry (RFC 9110 §5.5)")]
+    #[error(
+        "it has a control character or a line break at byte {0}, which a header cannot carry (RFC 9110 §5.5)"
+    )]
     Byte(usize),
 }
 

@@ -24,11 +24,7 @@ pub(crate) async fn end(
 }
 
 /// Marks the leases, so that none of them lands any more, and returns those that were alive.
-pub(crate) fn cancel(
-    broker: &Broker,
-    end: LeaseEnd,
-    which: impl Fn(&LeaseId, &Row) -> bool,
-) -> Vec<LeaseId> {
+pub(crate) fn cancel(broker: &Broker, end: LeaseEnd, which: impl Fn(&LeaseId, &Row) -> bool) -> Vec<LeaseId> {
     broker.leases.mark(end, which)
 }
 

@@ -9,7 +9,7 @@ use writ_core::{
     RefusalKind,
 };
 
-use super::{BrokerTools, table::Crowded};
+use super::{BrokerTools, table::Barred};
 use crate::{
     broker::Broker,
     config::ResolvedCredential,
@@ -23,11 +23,31 @@ use crate::{
 
 /// The longest that making a credential may take, a person's confirmation at a key included.
 const MINT_MAX: Duration = Duration::from_secs(60);
+/// How often a credential may be replaced under an acquisition before that is given up.
+const ATTEMPTS: usize = 3;
 
-/// Makes a lease under `permit` and seals its credential to the session.
+/// Makes a lease under `permit` and seals its credential to the session. A new version that comes in between is acquired
+/// instead.
 ///
 /// Invariant: the lease is durable, with its receipt, before the engine does anything outside.
 pub(crate) async fn issue(
+    broker: &Broker,
+    open: &Unlocked,
+    session: &Session,
+    permit: &Permit,
+    credential: &ResolvedCredential,
+) -> Result<Granted, Refusal> {
+    for _ in 1..ATTEMPTS {
+        match attempt(broker, open, session, permit, credential).await {
+            // Only a replaced credential ends a flight so.
+            Err(refusal) if refusal.kind == RefusalKind::LeaseExpired => {}
+            answer => return answer,
+        }
+    }
+    attempt(broker, open, session, permit, credential).await
+}
+
+async fn attempt(
     broker: &Broker,
     open: &Unlocked,
     session: &Session,
@@ -39,7 +59,8 @@ pub(crate) async fn issue(
     let tools = BrokerTools { broker, open };
     let issued_at = broker.clock.now();
     let lease = LeaseId::new(issued_at, &broker.random_bytes()?);
-    let flight = broker.leases.take_off(lease, session.id(), name.clone()).map_err(crowded)?;
+    let target = permit.asked().target.clone();
+    let flight = broker.leases.take_off(lease, session.id(), target, name.clone()).map_err(barred)?;
     // Again, now that whoever ends the session sees the flight.
     broker.sessions.identify(session.id(), broker.clock.as_ref())?;
     let deadline = Deadline::new(broker.clock.as_ref(), permit.expires_at());
@@ -112,11 +133,22 @@ async fn within<T>(
     }
 }
 
-fn crowded(_: Crowded) -> Refusal {
+fn barred(barred: Barred) -> Refusal {
+    match barred {
+        Barred::Crowded => Refusal::new(
+            RefusalKind::Limit,
+            "too many leases are alive at once",
+            "end sessions that are not needed (`writ session list`)",
+        ),
+        Barred::Revoked => revoked(),
+    }
+}
+
+fn revoked() -> Refusal {
     Refusal::new(
-        RefusalKind::Limit,
-        "too many leases are alive at once",
-        "end sessions that are not needed (`writ session list`)",
+        RefusalKind::LeaseRevoked,
+        "an operator revoked this session's lease on the target",
+        "start a new run, if the operator agrees",
     )
 }
 
@@ -124,10 +156,11 @@ fn crowded(_: Crowded) -> Refusal {
 fn overtaken(end: LeaseEnd) -> Refusal {
     match end {
         LeaseEnd::SessionEnded | LeaseEnd::Orphaned => fault::session_over(),
-        LeaseEnd::Revoked | LeaseEnd::Expired => Refusal::new(
-            RefusalKind::LeaseRevoked,
-            "the lease was revoked while it was made",
-            "try again: the next request acquires anew",
+        LeaseEnd::Revoked => revoked(),
+        LeaseEnd::Superseded | LeaseEnd::Expired => Refusal::new(
+            RefusalKind::LeaseExpired,
+            "the credential was replaced while the lease was made",
+            "try again: the next request acquires the new version",
         ),
     }
 }

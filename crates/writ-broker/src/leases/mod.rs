@@ -19,4 +19,5 @@ pub(crate) use end::{cancel, end, finish};
 pub(crate) use issue::issue;
 pub(crate) use settle::{Settled, settle};
 pub(crate) use table::Table;
-pub(crate) use tools::{BrokerTools, Engines};
+pub(crate) use tools::BrokerTools;
+pub use tools::Engines;

@@ -9,13 +9,13 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
-use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, SessionId};
+use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, SessionId, TargetName};
 
 use crate::deadline::Deadline;
 
@@ -39,12 +39,15 @@ struct Rows {
     rows: HashMap<LeaseId, Row>,
     /// By time since boot, which never steps. Rows that ended otherwise are skipped when they come up.
     queue: BinaryHeap<Reverse<(Duration, LeaseId)>>,
+    /// Where a revocation bars a session until its end.
+    revoked: HashSet<(SessionId, TargetName)>,
 }
 
 /// What the table knows of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub session: SessionId,
+    pub target: TargetName,
     pub credential: CredentialName,
     pub stage: Stage,
 }
@@ -62,9 +65,14 @@ pub enum Stage {
     Ending(LeaseEnd),
 }
 
-/// Too many leases at once.
+/// Why a lease may not even be begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crowded;
+pub enum Barred {
+    /// Too many at once.
+    Crowded,
+    /// A lease of this session on this target was revoked.
+    Revoked,
+}
 
 impl Table {
     /// Enters a lease before anything is known of it elsewhere. When the flight is dropped without having landed, the lease
@@ -73,24 +81,33 @@ impl Table {
         &self,
         lease: LeaseId,
         session: SessionId,
+        target: TargetName,
         credential: CredentialName,
-    ) -> Result<Flight<'_>, Crowded> {
+    ) -> Result<Flight<'_>, Barred> {
         let mut rows = self.lock();
+        if rows.revoked.contains(&(session, target.clone())) {
+            return Err(Barred::Revoked);
+        }
         let of_session = rows.rows.values().filter(|row| row.session == session).count();
         if of_session >= SESSION_MAX || rows.rows.len() >= TOTAL_MAX {
-            return Err(Crowded);
+            return Err(Barred::Crowded);
         }
-        rows.rows.insert(lease, Row { session, credential, stage: Stage::Flying });
+        rows.rows.insert(lease, Row { session, target, credential, stage: Stage::Flying });
         Ok(Flight { table: self, lease, landed: false })
     }
 
     /// Marks every lease that `which` selects for its end, and returns those that are alive and must be told of.
-    /// Those in flight end where they would land.
+    /// Those in flight end where they would land. A revocation also bars the session from the target.
     pub fn mark(&self, end: LeaseEnd, which: impl Fn(&LeaseId, &Row) -> bool) -> Vec<LeaseId> {
         let mut marked = Vec::new();
-        for (lease, row) in &mut self.lock().rows {
+        let mut rows = self.lock();
+        let Rows { rows, revoked, .. } = &mut *rows;
+        for (lease, row) in rows {
             if !which(lease, row) {
                 continue;
+            }
+            if end == LeaseEnd::Revoked && matches!(row.stage, Stage::Flying | Stage::Alive(_)) {
+                revoked.insert((row.session, row.target.clone()));
             }
             match row.stage {
                 Stage::Flying => row.stage = Stage::Canceled(end),
@@ -121,6 +138,11 @@ impl Table {
         }
     }
 
+    /// Lifts the bars of a session that is over.
+    pub fn session_is_over(&self, session: SessionId) {
+        self.lock().revoked.retain(|(barred, _)| *barred != session);
+    }
+
     /// Marks every lease that has expired, judged by both clocks, and returns them.
     pub fn expire(&self, clock: &dyn Clock) -> Vec<LeaseId> {
         let past = |row: &Row| matches!(row.stage, Stage::Alive(deadline) if deadline.has_passed(clock));
@@ -139,24 +161,10 @@ impl Table {
         None
     }
 
-    /// Whether the lease is alive: handed out, not marked, and not expired by either clock.
-    pub fn is_alive(&self, lease: LeaseId, clock: &dyn Clock) -> bool {
-        let rows = self.lock();
-        rows.rows.get(&lease).is_some_and(|row| match row.stage {
-            Stage::Alive(deadline) => !deadline.has_passed(clock),
-            _ => false,
-        })
-    }
-
     /// How many are alive, of one session or credential.
     pub fn count(&self, which: impl Fn(&Row) -> bool) -> usize {
         let alive = |row: &&Row| matches!(row.stage, Stage::Alive(_)) && which(row);
         self.lock().rows.values().filter(alive).count()
-    }
-
-    /// Whether this process knows the lease: another life of the broker left those that it does not know.
-    pub fn knows(&self, lease: LeaseId) -> bool {
-        self.lock().rows.contains_key(&lease)
     }
 
     fn lock(&self) -> MutexGuard<'_, Rows> {

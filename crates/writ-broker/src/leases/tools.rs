@@ -66,7 +66,11 @@ impl Tools for BrokerTools<'_> {
         })
     }
 
-    fn read(&self, credential: &CredentialName, reference: &str) -> BoxFuture<'_, Result<Secret, EngineFault>> {
+    fn read(
+        &self,
+        credential: &CredentialName,
+        reference: &str,
+    ) -> BoxFuture<'_, Result<Secret, EngineFault>> {
         let (credential, reference) = (credential.clone(), reference.to_owned());
         Box::pin(async move {
             writ_engine::read(&reference)

@@ -31,6 +31,7 @@ use crate::{
     records::{self, Command},
     sessions::{self, End},
     store::{LeaseFilter, LeaseRecord},
+    tasks,
 };
 
 /// The longest wait for `Hello`.
@@ -54,7 +55,11 @@ pub(super) async fn serve(broker: &Broker, mut stream: UnixStream, peer: &PeerCr
     }
 }
 
-async fn converse(broker: &Broker, stream: &mut UnixStream, peer: &PeerCredentials) -> Result<(), FrameFault> {
+async fn converse(
+    broker: &Broker,
+    stream: &mut UnixStream,
+    peer: &PeerCredentials,
+) -> Result<(), FrameFault> {
     let first = receive(stream, HELLO_MAX).await?;
     if let Err(refusal) = greet(&first) {
         return send(stream, &Answer::Refused(refusal)).await;
@@ -158,9 +163,7 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             let (version, leases_revoked) = credentials::set(broker, open, &name, value).await?;
             Ok(Answer::CredentialSet { version, leases_revoked })
         }
-        Ask::CredentialList => {
-            Ok(Answer::Credentials { credentials: credentials::list(broker).await? })
-        }
+        Ask::CredentialList => Ok(Answer::Credentials { credentials: credentials::list(broker).await? }),
         Ask::CredentialRemove { name } => credentials::remove(broker, &name).await.map(|_| Answer::Done),
         Ask::SessionList { ended } => {
             let sessions = broker.store.sessions(ended).await.map_err(fault::store)?;
@@ -180,20 +183,26 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             let leases = broker.store.leases(filter).await.map_err(fault::store)?;
             Ok(Answer::Leases { leases: leases.into_iter().take(ROWS_MAX).map(rows::lease).collect() })
         }
-        Ask::LeaseShow { lease } => Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] }),
+        Ask::LeaseShow { lease } => {
+            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
+        }
         Ask::LeaseRevoke { lease } => {
             find_lease(broker, lease).await?;
             leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
             Ok(Answer::Done)
         }
         Ask::Stop => stop(broker).await,
-        Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => Err(invalid("this command is answered elsewhere")),
+        Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => {
+            Err(invalid("this command is answered elsewhere"))
+        }
     }
 }
 
 async fn show_session(broker: &Broker, session: SessionId) -> Result<SessionRow, Refusal> {
     let record = broker.store.session(session).await.map_err(fault::store)?;
-    record.map(|record| rows::session(broker, record)).ok_or_else(|| not_found("session", &session.to_string()))
+    record
+        .map(|record| rows::session(broker, record))
+        .ok_or_else(|| not_found("session", &session.to_string()))
 }
 
 async fn find_lease(broker: &Broker, lease: LeaseId) -> Result<LeaseRecord, Refusal> {
@@ -211,6 +220,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         sessions: broker.sessions.count(),
         leases: broker.leases.count(|_| true),
         audit_key: open.map(Unlocked::audit_key),
+        audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
         config: broker.rules.path().display().to_string(),
     })
 }

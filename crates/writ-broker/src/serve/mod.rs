@@ -10,8 +10,8 @@
 
 mod control;
 mod rate;
-mod run;
 mod rows;
+mod run;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -32,13 +32,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Broker {
     /// Serves operators until the broker stops.
     pub async fn serve_control(self: &Arc<Self>, listener: UnixListener) {
-        accept(self, listener, |broker, stream, peer| async move { control::serve(&broker, stream, &peer).await })
-            .await;
+        accept(
+            self,
+            listener,
+            |broker, stream, peer| async move { control::serve(&broker, stream, &peer).await },
+        )
+        .await;
     }
 
     /// Serves launchers until the broker stops.
     pub async fn serve_run(self: &Arc<Self>, listener: UnixListener) {
-        accept(self, listener, |broker, stream, peer| async move { run::serve(&broker, stream, peer).await }).await;
+        accept(self, listener, |broker, stream, peer| async move { run::serve(&broker, stream, peer).await })
+            .await;
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     time::timeout,
 };
 use writ_api::{
@@ -115,7 +116,9 @@ async fn listen(mut reader: OwnedReadHalf) -> End {
 
 /// Waits for the launcher's process to be gone.
 async fn exited(process: OwnedFd) {
-    match AsyncFd::with_interest(process, Interest::READABLE) {
+    #[expect(deprecated, reason = "sound for an OwnedFd, which stays open while it is registered")]
+    let registered = AsyncFd::with_interest(process, Interest::READABLE);
+    match registered {
         Ok(process) => drop(process.readable().await),
         // Its socket tells as well, only later.
         Err(_) => std::future::pending().await,
@@ -125,17 +128,20 @@ async fn exited(process: OwnedFd) {
 /// Passes lines on to the launcher until the session is over (`None`) or the launcher does not take them.
 async fn pass_on(writer: &mut OwnedWriteHalf, attached: &mut Attached) -> Option<End> {
     loop {
-        tokio::select! {
+        let line = tokio::select! {
             biased;
-            _ = attached.over.wait_for(Option::is_some) => return None,
-            line = attached.lines.recv() => {
-                let line = line?;
-                if !matches!(timeout(SAY_MAX, frame::send(writer, &line)).await, Ok(Ok(()))) {
-                    return Some(End::LauncherGone);
-                }
-            }
+            () = is_over(&mut attached.over) => return None,
+            line = attached.lines.recv() => line,
+        };
+        let line = line?;
+        if !matches!(timeout(SAY_MAX, frame::send(writer, &line)).await, Ok(Ok(()))) {
+            return Some(End::LauncherGone);
         }
     }
+}
+
+async fn is_over(over: &mut watch::Receiver<Option<String>>) {
+    let _ = over.wait_for(Option::is_some).await;
 }
 
 async fn over(broker: &Broker, session: writ_core::SessionId, end: End) {
@@ -180,10 +186,12 @@ async fn body<T: DeserializeOwned>(stream: &mut UnixStream, prefix: [u8; PREFIX]
 
 /// Whether the first message is one that opens a session.
 fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, OwnedFd), Refusal> {
-    let invalid = |why: &str| Refusal::new(RefusalKind::Invalid, why, "use the `writ` that belongs to this daemon");
+    let invalid =
+        |why: &str| Refusal::new(RefusalKind::Invalid, why, "use the `writ` that belongs to this daemon");
     let FromLauncher::Open(ask) = first else { return Err(invalid("the first message must open a session")) };
     if ask.version != VERSION {
-        let why = format!("this daemon speaks version {VERSION} of the wire, the caller version {}", ask.version);
+        let why =
+            format!("this daemon speaks version {VERSION} of the wire, the caller version {}", ask.version);
         return Err(Refusal::new(RefusalKind::Invalid, why, "run `writ stop`, then try again"));
     }
     let mut descriptors = descriptors.into_iter();

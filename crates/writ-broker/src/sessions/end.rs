@@ -64,6 +64,7 @@ pub(crate) async fn end(broker: &Broker, session: SessionId, end: End) -> Result
     let Some(over) = broker.sessions.alive().remove(&session) else { return Ok(()) };
     broker.sessions.ending().insert(session, end.as_str().to_owned());
     let leases = leases::cancel(broker, LeaseEnd::SessionEnded, |_, row| row.session == session);
+    broker.leases.session_is_over(session);
     over.over.send_replace(Some(end.to_string()));
     let durable = finish(broker, session, end.as_str(), &leases).await;
     if let Some(open) = broker.open_door() {

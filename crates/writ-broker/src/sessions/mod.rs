@@ -19,9 +19,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use writ_api::run::FromBroker;
-use writ_core::{
-    Clock, Context, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName,
-};
+use writ_core::{Clock, Context, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName};
 
 pub(crate) use end::{End, end, finish_ending};
 pub(crate) use open::{Peer, open};

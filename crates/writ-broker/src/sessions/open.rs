@@ -1,7 +1,7 @@
 //! The opening of a session: who is at the other end, what may it be, and what does it get.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,8 +16,8 @@ use tokio::{
 use writ_api::run::{Open, Opened, Variable};
 use writ_audit::{Attempt, Kind, Outcome};
 use writ_core::{
-    Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind, RoutePlan, SessionId, SessionPlan,
-    SessionReady, Timestamp, UnixEvidence,
+    Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind, RoutePlan, SessionId,
+    SessionPlan, SessionReady, UnixEvidence,
 };
 
 use super::{Attached, End, Facts, LINES_MAX, SESSIONS_MAX, Session, end, prompt};
@@ -91,10 +91,19 @@ fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, Refusal
         return Err(fault::stopping());
     }
     if broker.sessions.count() >= SESSIONS_MAX {
-        return Err(Refusal::new(RefusalKind::Limit, "too many sessions are open", "end one: `writ session list`"));
+        return Err(Refusal::new(
+            RefusalKind::Limit,
+            "too many sessions are open",
+            "end one: `writ session list`",
+        ));
     }
-    if ask.password_sha256.len() != SHA256_HEX || !ask.password_sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Refusal::new(RefusalKind::Invalid, "the password's hash is malformed", "use this writ's own `run`"));
+    if ask.password_sha256.len() != SHA256_HEX || !ask.password_sha256.bytes().all(|b| b.is_ascii_hexdigit())
+    {
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
+            "the password's hash is malformed",
+            "use this writ's own `run`",
+        ));
     }
     let rules = broker.rules.newest()?;
     let evidence = Evidence::Unix(UnixEvidence {
@@ -153,8 +162,11 @@ async fn establish(
     let ready = match serve(broker, plan, listener).await {
         Ok(ready) => ready,
         Err(refusal) => {
-            let change =
-                Change::EndSession { session, at: broker.clock.now(), end: End::Unserved.as_str().to_owned() };
+            let change = Change::EndSession {
+                session,
+                at: broker.clock.now(),
+                end: End::Unserved.as_str().to_owned(),
+            };
             if let Err(fault) = broker.store.apply(vec![change]).await {
                 tracing::error!(%fault, "a session that was not served could not be ended in the store");
             }
@@ -187,19 +199,16 @@ async fn establish(
 
 async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<SessionReady, Refusal> {
     let unserved = |why: String| Refusal::new(RefusalKind::BrokerUnavailable, why, "try again");
-    let Some(data_plane) = broker.data_plane() else { return Err(unserved("the proxy is not there yet".into())) };
+    let Some(data_plane) = broker.data_plane() else {
+        return Err(unserved("the proxy is not there yet".into()));
+    };
     match timeout(SERVE_MAX, data_plane.open(plan, listener)).await {
         Ok(served) => served.map_err(|fault| unserved(fault.to_string())),
         Err(_) => Err(unserved("the proxy did not serve the session in time".into())),
     }
 }
 
-fn plan(
-    door: &Unlocked,
-    rules: &Rules,
-    record: &SessionRecord,
-    password_sha256: &str,
-) -> SessionPlan {
+fn plan(door: &Unlocked, rules: &Rules, record: &SessionRecord, password_sha256: &str) -> SessionPlan {
     let placeholder = |credential: &ResolvedCredential| PlaceholderEntry {
         credential: credential.name.clone(),
         placeholder: door.vault.placeholder(&credential.name, &credential.shape),
@@ -238,8 +247,12 @@ fn opened(
     }
     let managed = |name: &str| variables.iter().any(|variable| variable.name == name);
     let known: BTreeSet<&str> = PRESETS.iter().flat_map(|preset| preset.env).copied().collect();
-    let withhold =
-        ask.variables.iter().filter(|name| known.contains(name.as_str()) && !managed(name)).cloned().collect();
+    let withhold = ask
+        .variables
+        .iter()
+        .filter(|name| known.contains(name.as_str()) && !managed(name))
+        .cloned()
+        .collect();
     Opened {
         session: record.session,
         workload: record.workload.clone(),

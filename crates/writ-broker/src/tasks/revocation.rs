@@ -3,11 +3,7 @@
 //! A lease that could not be revoked upstream stays `revoking` and is tried again for ever, at intervals that double up to
 //! [`RETRY_MAX`]. Nobody else settles, so every outside effect has one owner.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use writ_core::{LeaseId, LeaseState};
@@ -94,7 +90,8 @@ async fn make_durable(broker: &Broker) -> Result<(), StoreFault> {
 
 impl Retries {
     fn later(&mut self, lease: LeaseId, now: Duration) {
-        let pause = self.0.get(&lease).map_or(RETRY_MIN, |retry| retry.pause.saturating_mul(2).min(RETRY_MAX));
+        let pause =
+            self.0.get(&lease).map_or(RETRY_MIN, |retry| retry.pause.saturating_mul(2).min(RETRY_MAX));
         self.0.insert(lease, Retry { due: now.saturating_add(pause), pause });
     }
 }
