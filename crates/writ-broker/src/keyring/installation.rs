@@ -111,6 +111,11 @@ impl Installation {
         self.vault.load_full().ok_or(InstallationFault::Locked)
     }
 
+    /// The name of its seal.
+    pub fn seal_kind(&self) -> &'static str {
+        self.seal.kind()
+    }
+
     pub fn is_locked(&self) -> bool {
         self.vault.load().is_none()
     }
