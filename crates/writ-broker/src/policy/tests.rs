@@ -269,6 +269,12 @@ fn raw_policies_are_checked_when_they_are_loaded() {
         expect!["policies/team.cedar:1:1: there is no annotation @why; use @id, @reason, @methods, @paths"],
     );
     check(
+        "@id(\"a b\") permit(principal, action, resource);",
+        expect![[
+            r#"policies/team.cedar:1:1: "a b" is not the name of a policy; use 1 to 63 letters, digits, '-', '_' and '.'"#
+        ]],
+    );
+    check(
         "@methods(\"\") permit(principal, action, resource);",
         expect![
             "policies/team.cedar:1:1: @methods bounds what a permit lets through; name at least one, on a permit"
@@ -481,4 +487,13 @@ fn a_fault_of_a_raw_policy_names_its_file() {
         panic!("it must not load")
     };
     assert_eq!((problem.path, problem.line), (PathBuf::from("policies/team.cedar"), 1));
+}
+
+#[test]
+fn the_specification_has_the_schema() {
+    let page = include_str!("../../../../spec/policy.md");
+    assert!(page.contains(SCHEMA), "put the schema into spec/policy.md as it is");
+    for annotation in ["@id", "@reason", "@methods", "@paths"] {
+        assert!(page.contains(annotation), "{annotation}");
+    }
 }
