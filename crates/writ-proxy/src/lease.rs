@@ -165,9 +165,10 @@ impl From<LeaseEnd> for Life {
     fn from(end: LeaseEnd) -> Self {
         match end {
             LeaseEnd::Expired => Self::Expired,
-            LeaseEnd::Revoked => Self::Revoked,
             LeaseEnd::SessionEnded => Self::SessionEnded,
             LeaseEnd::Orphaned => Self::Lost,
+            // Whatever else ends a lease cuts it. Whether a new one is granted, the broker decides when it is asked.
+            _ => Self::Revoked,
         }
     }
 }
