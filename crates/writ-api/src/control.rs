@@ -91,6 +91,8 @@ pub struct Status {
     pub leases: usize,
     /// Public key of the audit checkpoints, base64; absent while locked.
     pub audit_key: Option<String>,
+    /// The last checkpoint of the audit log that the store remembers, as `writ-audit` writes it.
+    pub audit_anchor: Option<serde_json::Value>,
     pub config: String,
 }
 

@@ -24,8 +24,10 @@ pub enum LeaseState {
 pub enum LeaseEnd {
     /// Its time ran out: new requests are refused, an open response may finish.
     Expired,
-    /// An operator, a new version or a removed credential ended it: connections are cut.
+    /// An operator ended it, or removed its credential: connections are cut, and the session gets no other lease on this target.
     Revoked,
+    /// A new version of the credential took its place: connections are cut, the next use acquires the new one.
+    Superseded,
     /// Its session ended: connections are cut.
     SessionEnded,
     /// It belonged to another life of the broker.
@@ -48,6 +50,7 @@ impl LeaseEnd {
         match self {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Superseded => "superseded",
             Self::SessionEnded => "session-ended",
             Self::Orphaned => "orphaned",
         }
