@@ -31,6 +31,8 @@ mod segment;
 mod sign;
 mod stream;
 mod ticket;
+#[cfg(test)]
+mod vectors;
 mod verify;
 mod walk;
 

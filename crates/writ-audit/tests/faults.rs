@@ -1,5 +1,5 @@
 //! *No record, no credential*: disks that are full, broken, or gone, and what is left after them.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests: a failure here is a failed test")]
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! Recording: what is accepted, what is refused, what stands in the files, and what is read back.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests: a failure here is a failed test")]
 
 mod common;
 
