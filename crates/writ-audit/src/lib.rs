@@ -20,6 +20,8 @@ mod chain;
 mod checkpoint;
 mod event;
 mod fault;
+#[cfg(test)]
+mod forged;
 mod log;
 mod model;
 mod problem;

@@ -304,7 +304,8 @@ pub trait HeadSink: Send + Sync {
 }
 
 /// Why a head is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Moment {
     /// The stream was opened.
     Start,
