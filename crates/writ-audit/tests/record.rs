@@ -5,6 +5,7 @@ mod common;
 use std::{
     fs,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Waker},
     time::Duration,
 };
@@ -420,6 +421,44 @@ fn the_last_clone_of_a_stream_ends_it_cleanly() {
     let report = world.verify(dir.path());
     assert_eq!((report.problems.as_slice(), report.streams[0].gaps), (&[][..], 0));
     assert_eq!(report.streams[0].unknown, 1);
+}
+
+/// `writ audit verify` and `tail` beside a daemon: rotation, checkpoints and half-written blocks are no problems.
+#[test]
+fn a_log_that_is_being_written_verifies_and_is_read() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let heads = world.checkpoints(dir.path());
+    let mut config = world.config("proxy-0", Some(heads.clone()));
+    config.segment_bytes = 4096;
+    config.sync_delay = Duration::ZERO;
+    let source = SegmentDir::new(dir.path(), "proxy-0".parse().unwrap()).unwrap();
+    let stream = Stream::start(config, Box::new(source)).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = 0;
+            while !done.load(Ordering::Relaxed) {
+                stream.record(&use_of(START + written), &ok()).unwrap();
+                written += 1;
+                if written % 16 == 0 {
+                    stream.flush().wait().unwrap();
+                }
+            }
+            stream.close().unwrap();
+            written
+        });
+        let mut tail = Tail::from_start(dir.path());
+        let mut seen = 0;
+        for _ in 0..40 {
+            assert_eq!(world.verify(dir.path()).problems, []);
+            seen += tail.poll().unwrap().len() as u64;
+        }
+        done.store(true, Ordering::Relaxed);
+        let written = writer.join().unwrap();
+        seen += tail.poll().unwrap().len() as u64;
+        assert_eq!(seen, written);
+    });
+    assert_eq!(world.verify(dir.path()).problems, []);
 }
 
 proptest::proptest! {
