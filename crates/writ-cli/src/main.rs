@@ -1,1 +1,61 @@
-fn main() {}
+//! The binary `writ`. This file is an index.
+//!
+//! ```text
+//!   a hidden stage argument ──► daemon.rs                 before anything is parsed, logged or started
+//!   args.rs ──► commands/*.rs, run/mod.rs ──► client.rs ──► the daemon
+//! ```
+
+#[cfg(windows)]
+compile_error!("use WSL2");
+
+mod args;
+mod client;
+mod commands;
+mod daemon;
+mod demo;
+mod env_vars;
+mod fault;
+mod output;
+mod paths;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use fault::Fault;
+use output::Output;
+use paths::Paths;
+
+fn main() -> ExitCode {
+    if let Some(code) = daemon::stage().or_else(demo::client::stage) {
+        return code;
+    }
+    let cli = Cli::parse();
+    let output = Output { json: cli.common.json, quiet: cli.common.quiet };
+    match dispatch(cli, output) {
+        Ok(code) => code,
+        Err(fault) => {
+            output.fault(&fault);
+            ExitCode::from(fault.exit)
+        }
+    }
+}
+
+fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
+    let paths = Paths::resolve(cli.common.config)?;
+    match cli.command {
+        Command::Run(args) => return run::run(&paths, output, &args),
+        Command::Audit(command) => return commands::audit::run(&paths, output, command),
+        Command::Credential(command) => commands::credential::run(&paths, output, command)?,
+        Command::Session(command) => commands::session::run(&paths, output, command)?,
+        Command::Lease(command) => commands::lease::run(&paths, output, command)?,
+        Command::Unlock => commands::daemon_control::unlock(&paths, output)?,
+        Command::Stop => commands::daemon_control::stop(&paths, output)?,
+        Command::Demo => return demo::run(output),
+        Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Doctor => return commands::doctor::run(&paths, output),
+    }
+    Ok(ExitCode::SUCCESS)
+}

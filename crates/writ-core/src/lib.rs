@@ -1,1 +1,52 @@
-//! writ-core
+//! The shared language of writ: who asks, what is decided, what a lease is, what crosses a process.
+//!
+//! ```text
+//! evidence ──attest──► attestation ──registration──► principal
+//! principal + asked ──authorize──► permit ──issue──► lease ──inject──► a request with the credential
+//! ```
+//!
+//! Every crate of the workspace speaks these words, so this one does no I/O and knows no runtime: it links neither
+//! tokio nor a TLS library, and its tests build in seconds. Absent on purpose: storage, sockets, wire framing
+//! (`writ-api`), cryptography (whoever needs a key brings it), configuration files (`writ-broker`).
+//!
+//! Extension points are the traits [`Attestor`], [`Policy`], [`Engine`], [`Source`] and [`Injector`]. An implementation is one
+//! file in the crate that owns it, plus two adjacent lines in that crate's `lib.rs`.
+
+mod authority;
+mod authorize;
+mod brokerage;
+mod engine;
+mod evidence;
+mod ids;
+mod injector;
+mod lease;
+mod names;
+mod path;
+mod placeholder;
+mod preset;
+mod refusal;
+mod scope;
+mod secret;
+mod time;
+
+pub use authority::{Authority, AuthorityError, Host};
+pub use authorize::{
+    Action, Asked, Context, Decision, Level, Permit, Policy, PolicyFault, Principal, authorize,
+};
+pub use brokerage::{
+    AcquireAsk, BoxFuture, Brokerage, DataPlane, Granted, Lost, Notice, OpenFault, PlaceholderEntry,
+    RoutePlan, SessionPlan, SessionReady, Tiding, WatchAnswer, WatchAsk,
+};
+pub use engine::{Engine, EngineFault, Minted, Receipt, Revoked, Source, SourceFault, Tools};
+pub use evidence::{AttestFault, Attestation, Attestor, Evidence, Selector, SelectorError, UnixEvidence};
+pub use ids::{BootId, LeaseId, RequestId, SessionId};
+pub use injector::{InjectFault, Injection, Injector, Place, Rendered};
+pub use lease::{LeaseEnd, LeaseState};
+pub use names::{CredentialName, NameError, RoleName, SpiffeId, TargetName, TrustDomain};
+pub use path::{CanonicalPath, PathError, PathPattern};
+pub use placeholder::{Alphabet, Placeholder, Shape};
+pub use preset::{PRESETS, Preset, PresetPlace, preset};
+pub use refusal::{Refusal, RefusalKind};
+pub use scope::{Grant, Scope};
+pub use secret::{RecipientKey, Sealed, Secret};
+pub use time::{Clock, Timestamp, Ttl, TtlError};

@@ -1,1 +1,50 @@
-//! writ-sys
+//! The system calls that writ needs and that have no safe form in the standard library.
+//!
+//! This crate exists for one reason: it is the only one that may contain `unsafe`, so that an auditor reads
+//! `unsafe` in one place. Every function here is small, safe to call, and says what it does, how it fails and
+//! where it is documented. Where `rustix` has a safe and sound form, that form is used; `libc` is used where it
+//! has none.
+//!
+//! | module | what for |
+//! |---|---|
+//! | [`peer`] | who is at the other end of a Unix socket |
+//! | [`descriptors`] | file descriptors passed over a Unix socket |
+//! | [`harden`] | a process that holds secrets: no core dump, no tracing, no swap |
+//! | [`child`] | children that die with us, sessions of their own, default signals |
+//! | [`pidfd`] | processes held by descriptor, so that a reused pid cannot be meant |
+//! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
+//! | [`filesystem`] | network file systems, private directories, lock files |
+//! | [`terminal`] | a passphrase read from the terminal |
+//! | [`clock`] | time that goes on while the machine sleeps |
+//!
+//! What is absent on purpose: namespaces and mounts (they come with confinement), anything asynchronous, and any
+//! policy: these functions report or do, and their callers decide.
+//!
+//! Linux is the system this is built for and tested on. On other Unix systems the crate is meant to compile with
+//! reduced behavior, which each function states; nobody has compiled it there yet. Windows is refused by
+//! the binary, not here.
+
+pub mod child;
+pub mod clock;
+pub mod descriptors;
+pub mod filesystem;
+pub mod harden;
+pub mod peer;
+pub mod pidfd;
+pub mod signals;
+pub mod terminal;
+
+#[cfg(test)]
+mod testing;
+
+pub use child::{default_signals, die_with_parent, new_session};
+pub use clock::boottime;
+pub use descriptors::{receive_with_fds, send_with_fds};
+pub use filesystem::{
+    Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
+};
+pub use harden::{Hardening, harden_process};
+pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
+pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
+pub use signals::{SignalQueue, raise_to_signal_death};
+pub use terminal::{HiddenInput, hide_terminal_echo, read_passphrase};

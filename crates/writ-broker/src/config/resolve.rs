@@ -1,0 +1,492 @@
+//! Looks up every name in a configuration, and refuses what leads nowhere or says two things.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
+
+use serde_json::json;
+use toml::Spanned;
+use writ_core::{
+    Authority, CredentialName, Grant, Injection, PRESETS, RoleName, Shape, TargetName, Ttl, preset,
+};
+
+use super::{
+    Config, ConfigFault, CredentialEntry, Egress, GrantEntry, Resolved, ResolvedCredential, ResolvedGrant,
+    ResolvedRole, ResolvedTarget, RoleEntry, Run, SealEntry, SealKind, TargetEntry, WorkloadEntry,
+    check::{self, Wrong},
+    load, nearest,
+};
+use crate::registration::Registration;
+
+/// The most entries of one kind, the most grants of a role, and the most words in a list of an entry.
+const ENTRIES_MAX: usize = 256;
+const GRANTS_MAX: usize = 256;
+const LIST_MAX: usize = 64;
+/// The engine that keeps a value as it is.
+const ENGINE: &str = "static";
+/// How long a lease lives, and a session at the longest, where the role does not say.
+const TTL_SECS: u64 = 15 * 60;
+const TTL_MAX_SECS: u64 = 8 * 3600;
+/// The port of `https`.
+const HTTPS: u16 = 443;
+
+type Fallible<T> = Result<T, ConfigFault>;
+
+/// Resolves `config`, which was read from `text` in `path`. `hash` and `policies` are left empty.
+pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resolved> {
+    let at = At { path, text };
+    let egress = at.egress(config.egress)?;
+    let seal = at.seal(config.seal)?;
+    at.count(config.credentials.iter().map(Spanned::span), ENTRIES_MAX, "[[credential]] entries")?;
+    at.count(config.targets.iter().map(Spanned::span), ENTRIES_MAX, "[[target]] entries")?;
+    at.count(config.roles.iter().map(Spanned::span), ENTRIES_MAX, "[[role]] entries")?;
+    at.count(config.workloads.iter().map(Spanned::span), ENTRIES_MAX, "[[workload]] entries")?;
+    at.unique(config.credentials.iter().map(|entry| &entry.as_ref().name), "credential")?;
+    at.unique(config.targets.iter().map(|entry| &entry.as_ref().name), "target")?;
+    at.unique(config.roles.iter().map(|entry| &entry.as_ref().name), "role")?;
+
+    let names: BTreeSet<CredentialName> =
+        config.credentials.iter().map(|entry| entry.as_ref().name.as_ref().clone()).collect();
+    let mut targets = Vec::new();
+    for entry in config.targets {
+        targets.push(Arc::new(at.target(entry, &names)?));
+    }
+    let mut credentials = BTreeMap::new();
+    for entry in config.credentials {
+        let credential = at.credential(entry, &targets)?;
+        credentials.insert(credential.name.clone(), credential);
+    }
+    let targets: Targets = targets.into_iter().map(|target| (target.name.clone(), target)).collect();
+    let mut roles = BTreeMap::new();
+    for entry in config.roles {
+        let role = at.role(entry.into_inner(), &targets, &credentials)?;
+        roles.insert(role.name.clone(), role);
+    }
+    let mut workloads = Vec::new();
+    for entry in config.workloads {
+        workloads.push(at.workload(entry, &roles, &workloads)?);
+    }
+    if let Some(role) = &config.run.role {
+        at.known(role, &roles, "role")?;
+    }
+    let run = Run { role: config.run.role.map(Spanned::into_inner), caches: config.run.caches };
+    Ok(Resolved {
+        path: path.to_owned(),
+        hash: String::new(),
+        egress,
+        seal,
+        run,
+        workloads,
+        policies: Vec::new(),
+        credentials,
+        targets,
+        roles,
+    })
+}
+
+type Targets = BTreeMap<TargetName, Arc<ResolvedTarget>>;
+
+/// The file that faults point into.
+struct At<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl At<'_> {
+    fn fault(&self, span: Range<usize>, what: impl Into<String>, next: impl Into<String>) -> ConfigFault {
+        ConfigFault::at(self.path, self.text, span, what, next)
+    }
+
+    fn wrong(&self, span: Range<usize>) -> impl Fn(Wrong) -> ConfigFault {
+        move |(what, next)| self.fault(span.clone(), what, next)
+    }
+
+    fn egress(&self, egress: Option<Spanned<Egress>>) -> Fallible<Egress> {
+        match egress {
+            Some(egress) if *egress.as_ref() == Egress::Public => Err(self.fault(
+                egress.span(),
+                "egress = \"public\" is not in this release: only hosts that a target names can be reached",
+                "write egress = \"listed\" and a [[target]] for each host",
+            )),
+            _ => Ok(Egress::Listed),
+        }
+    }
+
+    fn seal(&self, seal: Option<Spanned<SealEntry>>) -> Fallible<SealEntry> {
+        let Some(seal) = seal else { return Ok(SealEntry::default()) };
+        let (span, seal) = (seal.span(), seal.into_inner());
+        match &seal.path {
+            Some(_) if seal.kind == SealKind::Passphrase => Err(self.fault(
+                span,
+                "a passphrase has no path",
+                "remove `path`, or write kind = \"key-file\"",
+            )),
+            Some(path) if !path.is_absolute() => {
+                Err(self.fault(span, "the path of the key file is not absolute", "write it from / on"))
+            }
+            _ => Ok(seal),
+        }
+    }
+
+    fn count(&self, spans: impl Iterator<Item = Range<usize>>, most: usize, what: &str) -> Fallible<()> {
+        match spans.into_iter().nth(most) {
+            Some(span) => Err(self.fault(span, format!("there are more than {most} {what}"), "remove some")),
+            None => Ok(()),
+        }
+    }
+
+    fn unique<'n, N: Ord + std::fmt::Display + 'n>(
+        &self,
+        names: impl Iterator<Item = &'n Spanned<N>>,
+        kind: &str,
+    ) -> Fallible<()> {
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name.as_ref()) {
+                let what = format!("there are two {kind}s with the name {:?}", name.as_ref().to_string());
+                return Err(self.fault(name.span(), what, "rename or remove one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That `name` is a key of `map`, or a fault that names the nearest.
+    fn known<'m, N: Ord + AsRefStr, V>(
+        &self,
+        name: &Spanned<N>,
+        map: &'m BTreeMap<N, V>,
+        kind: &str,
+    ) -> Fallible<&'m V> {
+        map.get(name.as_ref()).ok_or_else(|| {
+            self.unknown(name.span(), kind, name.as_ref().text(), map.keys().map(AsRefStr::text))
+        })
+    }
+
+    fn unknown<'k>(
+        &self,
+        span: Range<usize>,
+        kind: &str,
+        name: &str,
+        known: impl Iterator<Item = &'k str> + Clone,
+    ) -> ConfigFault {
+        let next = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => match known.take(LIST_MAX).collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => format!("add a {kind} of that name first"),
+                known => format!("there are: {known}"),
+            },
+        };
+        self.fault(span, format!("there is no {kind} {name:?}"), next)
+    }
+}
+
+/// Targets.
+impl At<'_> {
+    fn target(
+        &self,
+        entry: Spanned<TargetEntry>,
+        credentials: &BTreeSet<CredentialName>,
+    ) -> Fallible<ResolvedTarget> {
+        let (span, entry) = (entry.span(), entry.into_inner());
+        let name = entry.credential.as_ref();
+        if !credentials.contains(name) {
+            let known = credentials.iter().map(CredentialName::as_str);
+            return Err(self.unknown(entry.credential.span(), "credential", name.as_str(), known));
+        }
+        let (authority, injections) = self.service(span, &entry)?;
+        let preset = entry.preset.as_ref().and_then(|name| preset(name.as_ref()));
+        if let Some(dial) = &entry.dial {
+            check::dial(dial.as_ref()).map_err(self.wrong(dial.span()))?;
+        }
+        self.count(entry.allow_private.iter().map(Spanned::span), LIST_MAX, "networks")?;
+        for net in &entry.allow_private {
+            check::private(net.as_ref()).map_err(self.wrong(net.span()))?;
+        }
+        Ok(ResolvedTarget {
+            tls_ca: entry.tls_ca.as_ref().map(|path| self.tls_ca(path)).transpose()?,
+            name: entry.name.into_inner(),
+            preset,
+            authority,
+            credential: entry.credential.into_inner(),
+            injections,
+            dial: entry.dial.map(Spanned::into_inner),
+            allow_private: entry.allow_private.into_iter().map(|net| net.into_inner().trunc()).collect(),
+            encoded_slash: preset.is_some_and(|preset| preset.encoded_slash),
+            pass_unscrubbed: entry.pass_unscrubbed,
+            quiet_hosts: preset
+                .into_iter()
+                .flat_map(|preset| preset.quiet_hosts)
+                .filter_map(|host| host.parse().ok())
+                .collect(),
+        })
+    }
+
+    /// Where a target is and how it takes its credential: from the preset, or from `host` and `inject`.
+    fn service(&self, span: Range<usize>, entry: &TargetEntry) -> Fallible<(Authority, Vec<Injection>)> {
+        let host = |host: &Spanned<writ_core::Host>| {
+            Authority::new(host.as_ref().clone(), entry.port.as_ref().map_or(HTTPS, |port| *port.as_ref()))
+        };
+        if let Some(port) = entry.port.as_ref().filter(|port| *port.as_ref() == 0 || entry.host.is_none()) {
+            return Err(self.fault(port.span(), "a port needs a host, and is not 0", "add `host`"));
+        }
+        match (&entry.preset, &entry.host, &entry.inject) {
+            (Some(_), _, Some(inject)) => Err(self.fault(
+                inject.span(),
+                "the preset says already how the credential is presented",
+                "remove `inject`, or `preset` and name the host",
+            )),
+            (Some(name), own, None) => {
+                let Some(preset) = preset(name.as_ref()) else {
+                    let known = PRESETS.iter().map(|preset| preset.name);
+                    return Err(self.unknown(name.span(), "preset", name.as_ref(), known));
+                };
+                let known = || preset.authority.parse::<Authority>();
+                let authority = own.as_ref().map_or_else(known, |own| Ok(host(own)));
+                let authority = authority
+                    .map_err(|fault| self.fault(name.span(), fault.to_string(), "use another preset"))?;
+                Ok((authority, preset.injections()))
+            }
+            (None, Some(own), Some(inject)) => {
+                let place = check::place(inject.as_ref()).map_err(self.wrong(inject.span()))?;
+                Ok((host(own), vec![Injection { place, paths: Vec::new() }]))
+            }
+            (None, own, _) => Err(self.fault(
+                span,
+                format!(
+                    "the target {:?} does not say {}",
+                    entry.name.as_ref().as_str(),
+                    if own.is_none() { "where it is" } else { "how it takes its credential" }
+                ),
+                "add `preset`, or both `host` and `inject`",
+            )),
+        }
+    }
+
+    fn tls_ca(&self, path: &Spanned<std::path::PathBuf>) -> Fallible<String> {
+        if path.as_ref().starts_with("~") {
+            let next = "write the whole path, or one relative to this file";
+            return Err(self.fault(path.span(), "`~` is not expanded here", next));
+        }
+        let full = self.path.parent().unwrap_or(Path::new(".")).join(path.as_ref());
+        let pem = load::read(&full, load::CA_MAX)
+            .map_err(|fault| self.fault(path.span(), fault.to_string(), "correct `tls_ca`"))?;
+        check::certificates(&pem).map_err(self.wrong(path.span()))?;
+        Ok(pem)
+    }
+}
+
+/// Credentials.
+impl At<'_> {
+    fn credential(
+        &self,
+        entry: Spanned<CredentialEntry>,
+        targets: &[Arc<ResolvedTarget>],
+    ) -> Fallible<ResolvedCredential> {
+        let entry = entry.into_inner();
+        let name = entry.name.as_ref().clone();
+        let presets: Vec<_> = targets
+            .iter()
+            .filter(|target| target.credential == name)
+            .filter_map(|target| target.preset)
+            .collect();
+        let env = match &entry.env {
+            Some(env) => self.env(env)?,
+            None => {
+                let mut seen = BTreeSet::new();
+                let usual = presets.iter().flat_map(|preset| preset.env).filter(|name| seen.insert(**name));
+                usual.map(|name| (*name).to_owned()).collect()
+            }
+        };
+        let engine = entry.engine.as_ref().map_or(ENGINE, |engine| engine.as_ref().as_str());
+        let at = || entry.engine.as_ref().map_or(entry.name.span(), Spanned::span);
+        let Some(maker) = writ_engine::engine(engine) else {
+            let known = writ_engine::engines().iter().map(|engine| engine.name());
+            return Err(self.unknown(at(), "secrets engine", engine, known));
+        };
+        let engine_config = match &entry.source {
+            Some(source) => json!({ "source": source.as_ref() }),
+            None => json!({}),
+        };
+        maker.check(&name, &engine_config).map_err(|fault| {
+            let span = entry.source.as_ref().map_or_else(at, Spanned::span);
+            self.fault(span, fault.to_string(), "correct it")
+        })?;
+        Ok(ResolvedCredential {
+            env,
+            owner: entry.owner,
+            engine: engine.to_owned(),
+            engine_config,
+            shape: presets.first().map_or(Shape::GENERIC, |preset| preset.shape),
+            name,
+        })
+    }
+
+    fn env(&self, env: &Spanned<Vec<String>>) -> Fallible<Vec<String>> {
+        if env.as_ref().len() > LIST_MAX {
+            return Err(self.fault(env.span(), format!("more than {LIST_MAX} variables"), "remove some"));
+        }
+        for name in env.as_ref() {
+            check::variable(name).map_err(self.wrong(env.span()))?;
+        }
+        Ok(env.as_ref().clone())
+    }
+}
+
+/// Roles and workloads.
+impl At<'_> {
+    fn role(
+        &self,
+        entry: RoleEntry,
+        targets: &Targets,
+        credentials: &BTreeMap<CredentialName, ResolvedCredential>,
+    ) -> Fallible<ResolvedRole> {
+        self.count(entry.grants.iter().map(Spanned::span), GRANTS_MAX, "grants in one role")?;
+        self.reachable(&entry, targets, credentials)?;
+        let default = |secs| Ttl::from_secs(secs).unwrap_or(Ttl::MAX);
+        let ttl_max = entry.ttl_max.as_ref().map_or(default(TTL_MAX_SECS), |ttl| *ttl.as_ref());
+        let ttl = entry.ttl.as_ref().map_or(default(TTL_SECS).min(ttl_max), |ttl| *ttl.as_ref());
+        if ttl > ttl_max {
+            let span = entry.ttl.as_ref().map_or(entry.name.span(), Spanned::span);
+            let what = format!("a lease of {ttl} would outlive the longest session, {ttl_max}");
+            return Err(self.fault(span, what, "shorten `ttl` or raise `ttl_max`"));
+        }
+        if let Some(path) = entry.prompt_file.as_ref().filter(|path| !inside(path)) {
+            let what = format!("the prompt file {} is outside the session's directory", path.display());
+            return Err(self.fault(entry.name.span(), what, "name a file in it, without `..`"));
+        }
+        let mut grants = Vec::new();
+        for grant in entry.grants {
+            grants.push(self.grant(grant.into_inner())?);
+        }
+        Ok(ResolvedRole {
+            name: entry.name.into_inner(),
+            ttl,
+            ttl_max,
+            prompt_file: entry.prompt_file,
+            grants,
+        })
+    }
+
+    /// That a role's targets exist, that no two share an authority and no two credentials a variable.
+    fn reachable(
+        &self,
+        entry: &RoleEntry,
+        targets: &Targets,
+        credentials: &BTreeMap<CredentialName, ResolvedCredential>,
+    ) -> Fallible<()> {
+        let mut authorities: BTreeMap<&Authority, &TargetName> = BTreeMap::new();
+        let mut variables: BTreeMap<&str, &CredentialName> = BTreeMap::new();
+        for grant in &entry.grants {
+            let name = &grant.as_ref().target;
+            let target = self.known(name, targets, "target")?;
+            let other = authorities.insert(&target.authority, &target.name);
+            if let Some(other) = other.filter(|other| **other != target.name) {
+                let what = format!(
+                    "the targets {other} and {} of this role are both {}",
+                    target.name, target.authority
+                );
+                return Err(self.fault(name.span(), what, "give them to different roles"));
+            }
+            let Some(credential) = credentials.get(&target.credential) else { continue };
+            for variable in &credential.env {
+                let other = variables.insert(variable, &credential.name);
+                if let Some(other) = other.filter(|other| **other != credential.name) {
+                    let what = format!("{variable} would hold both {other} and {}", credential.name);
+                    return Err(self.fault(name.span(), what, "set `env` of one of the two credentials"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn grant(&self, entry: GrantEntry) -> Fallible<ResolvedGrant> {
+        if let Some(methods) = &entry.methods {
+            self.list(methods, "methods")?;
+            for method in methods.as_ref() {
+                check::method(method).map_err(self.wrong(methods.span()))?;
+            }
+        }
+        if let Some(paths) = &entry.paths {
+            self.list(paths, "paths")?;
+        }
+        Ok(ResolvedGrant {
+            target: entry.target.into_inner(),
+            grant: Grant {
+                methods: entry.methods.map(Spanned::into_inner).unwrap_or_default(),
+                paths: entry.paths.map(Spanned::into_inner).unwrap_or_default(),
+            },
+            when: entry.when,
+        })
+    }
+
+    /// An empty list would read as nothing and mean everything.
+    fn list<T>(&self, list: &Spanned<Vec<T>>, what: &str) -> Fallible<()> {
+        match list.as_ref().len() {
+            0 => Err(self.fault(
+                list.span(),
+                format!("an empty list of {what} allows nothing"),
+                "remove the grant, or leave the list out to allow all",
+            )),
+            1..=LIST_MAX => Ok(()),
+            _ => Err(self.fault(list.span(), format!("more than {LIST_MAX} {what}"), "split the grant")),
+        }
+    }
+
+    fn workload(
+        &self,
+        entry: Spanned<WorkloadEntry>,
+        roles: &BTreeMap<RoleName, ResolvedRole>,
+        others: &[Registration],
+    ) -> Fallible<Registration> {
+        let (span, entry) = (entry.span(), entry.into_inner());
+        self.known(&entry.role, roles, "role")?;
+        self.count(entry.selectors.as_ref().iter().map(Spanned::span), LIST_MAX, "selectors")?;
+        if entry.selectors.as_ref().is_empty() {
+            let next = "add what it must prove, such as \"unix:uid:1000\"";
+            return Err(self.fault(entry.selectors.span(), "an entry without selectors fits nobody", next));
+        }
+        for selector in entry.selectors.as_ref() {
+            let question = selector.as_ref().question();
+            let known = writ_attest::questions();
+            if !known.contains(question) {
+                let known = known.iter().map(String::as_str);
+                return Err(self.unknown(selector.span(), "selector", question, known));
+            }
+        }
+        let entry = Registration {
+            spiffe_id: entry.spiffe_id,
+            selectors: entry.selectors.into_inner().into_iter().map(Spanned::into_inner).collect(),
+            role: entry.role.into_inner(),
+        };
+        if others.contains(&entry) {
+            return Err(self.fault(span, "this [[workload]] entry is there twice", "remove one"));
+        }
+        Ok(entry)
+    }
+}
+
+/// A relative path without `..`.
+fn inside(path: &Path) -> bool {
+    path.components()
+        .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir))
+}
+
+/// Names, as text.
+trait AsRefStr {
+    fn text(&self) -> &str;
+}
+
+impl AsRefStr for TargetName {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRefStr for RoleName {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+}

@@ -1,0 +1,180 @@
+//! What survives the process: credentials, sessions, leases.
+//!
+//! One trait, so that SQLite and PostgreSQL hold the same promises under one test suite. Writes are values ([`Change`]): a
+//! caller hands over what must happen together, the implementation groups the callers' jobs into one durable transaction with
+//! a savepoint each, and answers when it is on disk. The store never sees a plaintext: what is sensitive arrives sealed by the
+//! keyring. Absent: the audit log, which is no table.
+
+mod sqlite;
+#[cfg(test)]
+mod suite;
+
+pub use sqlite::{Options, SqliteStore};
+
+use serde::{Deserialize, Serialize};
+use writ_core::{
+    BootId, BoxFuture, CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Receipt, Revoked, RoleName,
+    Scope, SessionId, SpiffeId, TargetName, Timestamp,
+};
+
+/// One version of a credential's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialVersion {
+    pub name: CredentialName,
+    /// 1 for the first.
+    pub version: u32,
+    pub value: StoredValue,
+    pub set_at: Timestamp,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoredValue {
+    /// Ciphertext of the keyring, bound to the credential and its version.
+    Sealed(Vec<u8>),
+    /// `cmd://…` or `file:///…`, read at each acquisition.
+    Reference(String),
+}
+
+impl std::fmt::Debug for StoredValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sealed(_) => f.write_str("Sealed(…)"),
+            Self::Reference(reference) => write!(f, "Reference({reference:?})"),
+        }
+    }
+}
+
+/// One run of an agent, with the facts that were known when it began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    pub session: SessionId,
+    pub boot: BootId,
+    pub workload: SpiffeId,
+    pub role: RoleName,
+    pub requester: String,
+    pub program: String,
+    pub directory: String,
+    pub pid: i32,
+    pub level: Level,
+    pub prompt_sha256: Option<String>,
+    pub opened_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub end: Option<String>,
+}
+
+/// One lease, with what its revocation needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    pub lease: LeaseId,
+    pub session: SessionId,
+    /// The life of the broker that owns it: start-up ends what another boot owned.
+    pub boot: BootId,
+    pub workload: SpiffeId,
+    pub role: RoleName,
+    pub target: TargetName,
+    pub credential: CredentialName,
+    pub engine: String,
+    pub version: u32,
+    pub scope: Scope,
+    pub receipt: Receipt,
+    pub state: LeaseState,
+    pub end: Option<LeaseEnd>,
+    pub revoked: Option<Revoked>,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Something that must be durable. What names a lease or a session that there is not is [`StoreFault::Missing`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// [`StoreFault::Conflict`] if that version exists.
+    PutCredential(CredentialVersion),
+    /// Removes every version; [`StoreFault::Missing`] if there is none.
+    RemoveCredential(CredentialName),
+    /// [`StoreFault::Conflict`] if there is one of that identifier.
+    OpenSession(SessionRecord),
+    /// Keeps the first end if there is one already.
+    EndSession { session: SessionId, at: Timestamp, end: String },
+    /// In state `pending`, before anything is done outside. [`StoreFault::Missing`] without its session,
+    /// [`StoreFault::Conflict`] if that has ended, or if the lease exists: no lease slips in behind the end of a session.
+    OpenLease(LeaseRecord),
+    /// `pending` to `active`; [`StoreFault::Conflict`] from any other state.
+    ActivateLease { lease: LeaseId, version: u32 },
+    /// `pending` or `active` to `revoking`; keeps the first end. Harmless on a lease that is revoking or ended.
+    RevokeLease { lease: LeaseId, at: Timestamp, end: LeaseEnd },
+    /// `revoking` to `ended`. Harmless on a lease that has ended, whose first outcome stays; [`StoreFault::Conflict`] while it
+    /// is alive.
+    EndLease { lease: LeaseId, at: Timestamp, revoked: Revoked },
+    /// A small named value of the installation, such as the wrapped keyring. Takes the place of an earlier one.
+    PutMeta { key: String, value: Vec<u8> },
+}
+
+/// Which leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseFilter {
+    pub session: Option<SessionId>,
+    pub credential: Option<CredentialName>,
+    /// Not owned by this boot.
+    pub other_boot: Option<BootId>,
+    /// Also those that have ended.
+    pub ended: bool,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreFault {
+    #[error("{0} exists already")]
+    Conflict(String),
+    #[error("there is no {0}")]
+    Missing(String),
+    /// Written by a newer writ.
+    #[error(
+        "the store has schema {found}, this writ knows up to {known}: use the newer writ, or restore the backup made before the upgrade"
+    )]
+    Downgrade { found: i64, known: i64 },
+    #[error(
+        "the store is on a network file system ({0}), where locks and durability do not hold: move the state directory to a local disk"
+    )]
+    NetworkFileSystem(String),
+    /// Others can read it, or put something in its place.
+    #[error("the store's {what}: run {fix}")]
+    Exposed { what: &'static str, fix: String },
+    #[error("the store is damaged: {0}; restore a backup")]
+    Damaged(String),
+    #[error("the disk is full: free some space; nothing was changed")]
+    DiskFull,
+    #[error("the store's file is gone or was replaced: stop writ, put it back, start again")]
+    Replaced,
+    #[error("the store failed: {0}")]
+    Io(String),
+}
+
+/// The store. Every method may be called from any thread.
+pub trait Store: Send + Sync {
+    /// Does all of `changes` durably and in order, or none of them. A caller that stops waiting may find them done.
+    fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreFault>>;
+
+    /// One version, or the newest.
+    fn credential(
+        &self,
+        name: CredentialName,
+        version: Option<u32>,
+    ) -> BoxFuture<'_, Result<Option<CredentialVersion>, StoreFault>>;
+
+    /// The newest version of each, by name.
+    fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>>;
+
+    fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>>;
+
+    /// The newest first (identifiers begin with the time), 1,000 at the most; with `ended` also those that have ended.
+    fn sessions(&self, ended: bool) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreFault>>;
+
+    fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<Option<LeaseRecord>, StoreFault>>;
+
+    /// The newest first; all that are alive, of the ended ones 1,000 at the most.
+    fn leases(&self, filter: LeaseFilter) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>>;
+
+    fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>>;
+}

@@ -1,0 +1,194 @@
+//! What was typed. What it means is the commands' matter.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use writ_core::{CredentialName, LeaseId, RoleName, SessionId, Ttl};
+
+/// The credential broker for AI agents: programs make their calls, and hold no key.
+#[derive(Debug, Parser)]
+#[command(
+    name = "writ",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// The configuration, instead of writ.toml in the configuration directory
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a program that uses credentials without holding them
+    Run(Run),
+    /// Write the configuration, and take over the keys in the environment
+    Init {
+        /// Answer every question with yes
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Store, list and remove credentials
+    #[command(subcommand)]
+    Credential(Credential),
+    /// List, show, revoke and open sessions
+    #[command(subcommand)]
+    Session(Session),
+    /// List, show and revoke leases
+    #[command(subcommand)]
+    Lease(Lease),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Open the passphrase seal
+    Unlock,
+    /// End every session and the daemon
+    Stop,
+    /// Look for what would keep writ from working, and at what level it works
+    Doctor,
+    /// Show the main job, with nothing set up and nothing left behind
+    Demo,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// A role that the registration entries allow
+    #[arg(long)]
+    pub role: Option<RoleName>,
+    /// End the session after this time, such as 30m
+    #[arg(long)]
+    pub ttl: Option<Ttl>,
+    /// Refuse to start below this level: advisory, restricted or confined
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub require: Option<writ_core::Level>,
+    /// Ask for the level advisory, which is all that this release has
+    #[arg(long)]
+    pub no_confine: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub program: Vec<OsString>,
+}
+
+fn parse_level(text: &str) -> Result<writ_core::Level, String> {
+    match text {
+        "advisory" => Ok(writ_core::Level::Advisory),
+        "restricted" => Ok(writ_core::Level::Restricted),
+        "confined" => Ok(writ_core::Level::Confined),
+        _ => Err("write advisory, restricted or confined".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Credential {
+    /// Store a value: from stdin, from a file, or by reference
+    Set {
+        name: CredentialName,
+        /// Read the value from a file
+        #[arg(long, value_name = "PATH", conflicts_with = "from")]
+        file: Option<PathBuf>,
+        /// Keep no value, but read it at each acquisition: cmd://… or file:///…
+        #[arg(long, value_name = "REFERENCE")]
+        from: Option<String>,
+    },
+    /// List credentials, without values
+    List,
+    /// Revoke a credential's leases, then remove it
+    Remove { name: CredentialName },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Session {
+    /// List sessions
+    List {
+        /// Also those that have ended
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one session and its leases
+    Show { id: SessionId },
+    /// End a session: its connections are cut, its leases revoked, its program killed
+    Revoke { id: SessionId },
+    /// Open a session by hand, and keep it while this command runs
+    Open {
+        #[arg(long)]
+        role: Option<RoleName>,
+        #[arg(long)]
+        ttl: Option<Ttl>,
+        /// Where the proxy listens, on loopback
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Lease {
+    /// List leases
+    List {
+        /// Also those that have ended
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one lease
+    Show { id: LeaseId },
+    /// End a lease now: its connections are cut
+    Revoke { id: LeaseId },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the last events, and what follows
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: usize,
+        /// Wait for more
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the events that match every given filter
+    Query(AuditFilter),
+    /// Check every hash, every signature and every checkpoint
+    Verify,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct AuditFilter {
+    #[arg(long)]
+    pub session: Option<SessionId>,
+    #[arg(long)]
+    pub lease: Option<LeaseId>,
+    #[arg(long)]
+    pub credential: Option<CredentialName>,
+    #[arg(long)]
+    pub role: Option<RoleName>,
+    /// The workload's SPIFFE ID
+    #[arg(long)]
+    pub workload: Option<String>,
+    #[arg(long)]
+    pub host: Option<String>,
+    /// ok, refused, failed, cut, dropped or unknown
+    #[arg(long)]
+    pub outcome: Option<String>,
+    /// Not before this instant, or this long ago: 2026-11-21T10:00:00Z, 90m
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Before this instant, or this long ago
+    #[arg(long)]
+    pub until: Option<String>,
+}

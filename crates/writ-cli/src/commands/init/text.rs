@@ -1,0 +1,57 @@
+//! The configuration that `writ init` writes.
+
+use super::Found;
+
+const EXAMPLE: &str = r#"
+# A credential, a target that takes it, and a grant for a role:
+#
+# [[credential]]
+# name  = "wiki"
+# env   = ["WIKI_TOKEN"]
+#
+# [[target]]
+# name       = "wiki"
+# host       = "wiki.corp.example"
+# inject     = { kind = "header", name = "X-Key" }
+# credential = "wiki"
+#
+# and in the role: { target = "wiki", methods = ["GET"], paths = ["/api/*"] }
+# then: writ credential set wiki
+"#;
+
+/// `writ.toml` for the keys that were taken over.
+pub(super) fn configuration(taken: &[Found], accept_below_confined: bool) -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let mut text = format!(
+        "# writ's configuration. It is yours: agents may not change it. Format: docs/reference/configuration.md\n\
+         version = 1\n# Programs reach declared targets only.\negress = \"listed\"\n\n\
+         [seal]\nkind = \"key-file\"\n\
+         # Programs run as you, unconfined, and could read the key file. Sessions are refused without this line.\n\
+         accept_below_confined = {accept_below_confined}\n\n[run]\nrole = \"dev\"\n"
+    );
+    let mut grants = Vec::new();
+    for found in taken {
+        text.push_str(&format!(
+            "\n[[credential]]\nname = \"{}\"\nenv = {:?}\n",
+            found.name,
+            found.presets.first().map_or(&[][..], |preset| preset.env)
+        ));
+        for preset in &found.presets {
+            text.push_str(&format!(
+                "\n[[target]]\nname = \"{0}\"\npreset = \"{0}\"\ncredential = \"{1}\"\n",
+                preset.name, found.name
+            ));
+            grants.push(format!("  {{ target = \"{}\", paths = {:?} }},\n", preset.name, preset.paths));
+        }
+    }
+    text.push_str(EXAMPLE);
+    text.push_str(&format!(
+        "\n[[role]]\nname = \"dev\"\nttl = \"15m\"\nttl_max = \"8h\"\ngrants = [\n{}]\n",
+        grants.concat()
+    ));
+    text.push_str(&format!(
+        "\n# Who gets the role: every program that you start with writ run.\n[[workload]]\nspiffe_id = \"spiffe://writ.local/dev/me\"\n\
+         selectors = [\"unix:uid:{uid}\"]\nrole = \"dev\"\n"
+    ));
+    text
+}

@@ -1,0 +1,111 @@
+//! The program's environment, as a pure function of the inherited one and the session.
+//!
+//! A variable that held a key is replaced by its placeholder, never removed, since programs insist on it. Variables of known
+//! services for which writ has no credential are withheld.
+
+use std::ffi::{OsStr, OsString};
+
+use writ_api::run::Opened;
+
+use super::bundle::Bundle;
+
+/// Point at the bundle of the system's certificates and the session's.
+const BUNDLE_VARIABLES: &[&str] = &[
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "CODEX_CA_CERTIFICATE",
+    "DENO_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
+/// Points at the session's certificate alone, which Node adds to its own.
+const EXTRA_VARIABLES: &[&str] = &["NODE_EXTRA_CA_CERTS"];
+/// Point at the proxy. Programs disagree about the case.
+const PROXY_VARIABLES: &[&str] =
+    &["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+/// Name what goes past the proxy: the program's own servers.
+const NO_PROXY_VARIABLES: &[&str] = &["NO_PROXY", "no_proxy"];
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+/// Tells the program, and the curious, in which session it runs.
+const SESSION_VARIABLE: &str = "WRIT_SESSION";
+
+/// The whole environment of the program.
+pub fn plan(
+    inherited: impl Iterator<Item = (OsString, OsString)>,
+    opened: &Opened,
+    proxy_url: &str,
+    bundle: &Bundle,
+) -> Vec<(OsString, OsString)> {
+    let mut set: Vec<(OsString, OsString)> = Vec::new();
+    let mut add =
+        |names: &[&str], value: &OsStr| set.extend(names.iter().map(|name| (name.into(), value.to_owned())));
+    add(PROXY_VARIABLES, OsStr::new(proxy_url));
+    add(NO_PROXY_VARIABLES, OsStr::new(NO_PROXY));
+    add(BUNDLE_VARIABLES, bundle.combined.as_os_str());
+    add(EXTRA_VARIABLES, bundle.own.as_os_str());
+    add(&["NODE_USE_ENV_PROXY"], OsStr::new("1"));
+    add(&[SESSION_VARIABLE], OsStr::new(&opened.session.to_string()));
+    for variable in &opened.variables {
+        add(&[variable.name.as_str()], OsStr::new(variable.placeholder.as_str()));
+    }
+    let dropped = |name: &OsStr| opened.withhold.iter().any(|withheld| name == withheld.as_str());
+    let replaced = |name: &OsStr| set.iter().any(|(own, _)| own == name);
+    let kept: Vec<_> = inherited.filter(|(name, _)| !dropped(name) && !replaced(name)).collect();
+    kept.into_iter().chain(set).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_api::run::Variable;
+    use writ_core::{SessionId, Shape, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn no_key_is_inherited() {
+        let opened = Opened {
+            session: SessionId::new(Timestamp::from_millis(0), &[0; 10]),
+            workload: "spiffe://writ.local/a".parse().unwrap(),
+            role: "dev".parse().unwrap(),
+            expires_at: Timestamp::from_millis(0),
+            ca_pem: String::new(),
+            variables: vec![Variable {
+                name: "OPENAI_API_KEY".into(),
+                placeholder: Shape::GENERIC.build(std::iter::repeat(0)),
+                credential: "openai".parse().unwrap(),
+            }],
+            withhold: vec!["GITHUB_TOKEN".into()],
+            hosts: Vec::new(),
+        };
+        let bundle = Bundle { combined: "/run/ca.pem".into(), own: "/run/own.pem".into() };
+        let inherited = [
+            ("OPENAI_API_KEY", "sk-real"),
+            ("GITHUB_TOKEN", "ghp_real"),
+            ("https_proxy", "http://elsewhere"),
+            ("NO_PROXY", "*"),
+            ("EDITOR", "vi"),
+        ];
+        let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let planned = plan(inherited.into_iter(), &opened, "http://writ:p@127.0.0.1:1", &bundle);
+        let value = |name: &str| {
+            let found: Vec<_> = planned
+                .iter()
+                .filter(|(one, _)| one == name)
+                .map(|(_, value)| value.to_str().unwrap())
+                .collect();
+            assert!(found.len() <= 1, "{name} twice");
+            found.first().copied()
+        };
+        assert!(value("OPENAI_API_KEY").unwrap().starts_with("writ_writ"));
+        assert_eq!(value("GITHUB_TOKEN"), None);
+        assert_eq!(value("https_proxy"), Some("http://writ:p@127.0.0.1:1"));
+        assert_eq!(value("NO_PROXY"), Some(NO_PROXY));
+        assert_eq!(value("EDITOR"), Some("vi"));
+        assert_eq!(value("SSL_CERT_FILE"), Some("/run/ca.pem"));
+        assert!(!planned.iter().any(|(_, value)| value.to_string_lossy().contains("real")));
+    }
+}

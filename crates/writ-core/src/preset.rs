@@ -1,0 +1,143 @@
+//! Presets: what is known about a service, as data.
+
+use crate::{Alphabet, Injection, Place, Shape};
+
+/// A service that writ knows: where it is, how it takes its key, what its keys look like.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    pub name: &'static str,
+    /// What it is, for people.
+    pub title: &'static str,
+    /// `host` or `host:port`.
+    pub authority: &'static str,
+    /// Each place with the paths at which it is the default; the first that fits wins, no paths means all.
+    pub places: &'static [(PresetPlace, &'static [&'static str])],
+    pub shape: Shape,
+    /// Variables in which programs look for the key. The first is the usual one.
+    pub env: &'static [&'static str],
+    /// The paths that `writ init` grants.
+    pub paths: &'static [&'static str],
+    /// Hosts of the same vendor that its programs also ask, with or without the key: refused without an alarm.
+    pub quiet_hosts: &'static [&'static str],
+    /// Whether `%2F` inside a path segment is part of the service's URLs.
+    pub encoded_slash: bool,
+}
+
+/// A place, in the form that a table can hold.
+#[derive(Clone, Copy, Debug)]
+pub enum PresetPlace {
+    Bearer,
+    Header(&'static str),
+    /// The user name.
+    Basic(&'static str),
+}
+
+impl Preset {
+    /// The declared places, the default first.
+    pub fn injections(&self) -> Vec<Injection> {
+        let place = |place: &PresetPlace| match place {
+            PresetPlace::Bearer => Place::Bearer,
+            PresetPlace::Header(name) => Place::Header { name: (*name).to_owned() },
+            PresetPlace::Basic(user) => Place::Basic { user: (*user).to_owned() },
+        };
+        let paths = |paths: &[&str]| paths.iter().filter_map(|path| path.parse().ok()).collect();
+        self.places.iter().map(|(one, at)| Injection { place: place(one), paths: paths(at) }).collect()
+    }
+}
+
+/// The preset of that name.
+pub fn preset(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name == name)
+}
+
+/// Every preset. Sources: the vendors' API references, and the programs' own requests as recorded.
+pub const PRESETS: &[Preset] = &[
+    Preset {
+        name: "openai",
+        title: "OpenAI API",
+        authority: "api.openai.com",
+        places: &[(PresetPlace::Bearer, &[])],
+        shape: Shape { prefix: "sk-proj-", suffix: "", length: 164, alphabet: Alphabet::Base64Url },
+        env: &["OPENAI_API_KEY", "CODEX_API_KEY"],
+        paths: &["/v1/*"],
+        quiet_hosts: &["chatgpt.com", "ab.chatgpt.com"],
+        encoded_slash: false,
+    },
+    Preset {
+        name: "anthropic",
+        title: "Anthropic API",
+        authority: "api.anthropic.com",
+        places: &[(PresetPlace::Header("x-api-key"), &[]), (PresetPlace::Bearer, &[])],
+        shape: Shape { prefix: "sk-ant-api03-", suffix: "AA", length: 108, alphabet: Alphabet::Base64Url },
+        env: &["ANTHROPIC_API_KEY"],
+        paths: &["/v1/*", "/api/*"],
+        quiet_hosts: &["downloads.claude.ai", "raw.githubusercontent.com"],
+        encoded_slash: false,
+    },
+    Preset {
+        name: "gemini",
+        title: "Google Gemini API",
+        authority: "generativelanguage.googleapis.com",
+        places: &[(PresetPlace::Header("x-goog-api-key"), &[])],
+        shape: Shape { prefix: "AIza", suffix: "", length: 39, alphabet: Alphabet::Base64Url },
+        env: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+        paths: &["/v1/*", "/v1beta/*", "/upload/*"],
+        quiet_hosts: &["play.googleapis.com"],
+        encoded_slash: false,
+    },
+    Preset {
+        name: "github",
+        title: "GitHub REST and GraphQL API",
+        authority: "api.github.com",
+        places: &[(PresetPlace::Bearer, &[]), (PresetPlace::Header("authorization"), &[])],
+        shape: Shape { prefix: "ghp_", suffix: "", length: 40, alphabet: Alphabet::Base62 },
+        env: &["GITHUB_TOKEN", "GH_TOKEN"],
+        paths: &["/*"],
+        quiet_hosts: &[],
+        encoded_slash: true,
+    },
+    Preset {
+        name: "github-git",
+        title: "git over HTTPS at GitHub",
+        authority: "github.com",
+        places: &[(PresetPlace::Basic("x-access-token"), &[])],
+        shape: Shape { prefix: "ghp_", suffix: "", length: 40, alphabet: Alphabet::Base62 },
+        env: &["GITHUB_TOKEN", "GH_TOKEN"],
+        paths: &["/*"],
+        quiet_hosts: &[],
+        encoded_slash: false,
+    },
+    Preset {
+        name: "gitlab",
+        title: "GitLab API and git over HTTPS",
+        authority: "gitlab.com",
+        places: &[
+            (PresetPlace::Header("private-token"), &["/api/*"]),
+            (PresetPlace::Basic("oauth2"), &[]),
+            (PresetPlace::Bearer, &[]),
+        ],
+        shape: Shape { prefix: "glpat-", suffix: "", length: 26, alphabet: Alphabet::Base64Url },
+        env: &["GITLAB_TOKEN"],
+        paths: &["/*"],
+        quiet_hosts: &[],
+        encoded_slash: true,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Authority;
+
+    #[test]
+    fn every_preset_is_well_formed() {
+        for preset in PRESETS {
+            assert!(preset.authority.parse::<Authority>().is_ok(), "{}", preset.name);
+            assert!(preset.name.parse::<crate::TargetName>().is_ok(), "{}", preset.name);
+            for path in preset.paths.iter().chain(preset.places.iter().flat_map(|(_, paths)| *paths)) {
+                assert!(path.parse::<crate::PathPattern>().is_ok(), "{path}");
+            }
+            assert!(!preset.places.is_empty() && !preset.env.is_empty());
+        }
+    }
+}
