@@ -108,6 +108,7 @@ fn values_off_the_allow_list_never_reach_the_disk() {
     let query = format!("/plain?token={CANARY}");
     let fragment = format!("/plain#{CANARY}");
     let control = format!("role\n{CANARY}");
+    let terminal = format!("\u{9b}31m{CANARY}");
     let host = format!("evil.example/{CANARY}");
     let base = Attempt::new(Kind::Use, START);
     let attempts = [
@@ -119,6 +120,7 @@ fn values_off_the_allow_list_never_reach_the_disk() {
         Attempt { action: Some(CANARY), ..base },
         Attempt { credential_type: Some(CANARY), ..base },
         Attempt { role: Some(&control), ..base },
+        Attempt { path: Some(PathView { path: &terminal, plain: true }), ..base },
         Attempt { host: Some(&host), ..base },
     ];
     for attempt in &attempts {
@@ -482,7 +484,7 @@ proptest::proptest! {
         assert_eq!(world.verify(dir.path()).problems, []);
         let event = &events(dir.path())[0];
         assert_eq!((event.resource.port, event.outcome.bytes_up), (Some(port), Some(bytes)));
-        let admitted = name.len() <= 256 && !name.bytes().any(|byte| byte < 0x20 || byte == 0x7f);
+        let admitted = name.len() <= 256 && !name.chars().any(char::is_control);
         assert_eq!(event.actor.role.as_deref() == Some(name.as_str()), admitted);
     }
 }
