@@ -57,6 +57,8 @@ pub(super) fn writer(path: &Path, options: &Options) -> Result<Connection, Store
 pub(super) fn reader(path: &Path) -> Result<Connection, StoreFault> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "query_only", "ON").map_err(plain)?;
+    // The first read opens the log: now, by the same names as the writer, not when another file may have its name.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())).map_err(plain)?;
     Ok(connection)
 }
 

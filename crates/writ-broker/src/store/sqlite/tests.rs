@@ -287,6 +287,7 @@ fn a_file_that_is_gone_or_replaced_takes_no_more_writes() {
         harm(&path);
         let fault = block_on(store.apply(vec![meta("b", 1)])).unwrap_err();
         assert!(matches!(fault, StoreFault::Replaced), "{what}: {fault}");
+        assert_eq!(block_on(store.meta("b".to_owned())).unwrap(), None, "{what}: nothing was written");
     }
 }
 
