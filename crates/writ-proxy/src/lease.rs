@@ -165,7 +165,8 @@ impl From<LeaseEnd> for Life {
     fn from(end: LeaseEnd) -> Self {
         match end {
             LeaseEnd::Expired => Self::Expired,
-            LeaseEnd::Revoked => Self::Revoked,
+            // The connections of a superseded lease are cut alike; the next request acquires the new version.
+            LeaseEnd::Revoked | LeaseEnd::Superseded => Self::Revoked,
             LeaseEnd::SessionEnded => Self::SessionEnded,
             LeaseEnd::Orphaned => Self::Lost,
         }

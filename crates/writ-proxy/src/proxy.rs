@@ -27,7 +27,6 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     runtime::{Builder, Handle, Runtime},
     sync::watch,
 };
@@ -210,7 +209,7 @@ impl Proxy {
         };
         let task = {
             let _inside = self.control.enter();
-            let listener = AsyncFd::register_with_interest(listener, Interest::READABLE).map_err(fault)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
             self.control.spawn(accept(self.plane.clone(), session.clone(), listener))
         };
         let _ = session.acceptor.set(task.abort_handle());
@@ -293,16 +292,13 @@ fn drive(name: String, runtime: Runtime, mut stopped: watch::Receiver<bool>) -> 
 }
 
 /// Accepts a session's connections and hands them to the workers in turn.
-async fn accept(plane: Arc<Plane>, session: Arc<Session>, listener: AsyncFd<TcpListener>) {
+async fn accept(plane: Arc<Plane>, session: Arc<Session>, listener: tokio::net::TcpListener) {
     loop {
         let Ok(room) = session.connections.clone().acquire_owned().await else { return };
-        let stream = match listener.async_io(Interest::READABLE, |listener| listener.accept()).await {
-            Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => stream,
-            Ok(_) => continue,
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        // It leaves this thread's runtime for its worker's.
+        let Ok(stream) = listener.accept().await.and_then(|(stream, _)| stream.into_std()) else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
         };
         let number = plane.connections.fetch_add(1, Ordering::Relaxed);
         let worker = usize::try_from(number).unwrap_or(0) % plane.workers.len().max(1);

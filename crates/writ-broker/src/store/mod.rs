@@ -5,6 +5,12 @@
 //! a savepoint each, and answers when it is on disk. The store never sees a plaintext: what is sensitive arrives sealed by the
 //! keyring. Absent: the audit log, which is no table.
 
+mod sqlite;
+#[cfg(test)]
+mod suite;
+
+pub use sqlite::{Options, SqliteStore};
+
 use serde::{Deserialize, Serialize};
 use writ_core::{
     BootId, BoxFuture, CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Receipt, Revoked, RoleName,
@@ -80,44 +86,29 @@ pub struct LeaseRecord {
     pub ended_at: Option<Timestamp>,
 }
 
-/// Something that must be durable.
+/// Something that must be durable. What names a lease or a session that there is not is [`StoreFault::Missing`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// [`StoreFault::Conflict`] if that version exists.
     PutCredential(CredentialVersion),
     /// Removes every version; [`StoreFault::Missing`] if there is none.
     RemoveCredential(CredentialName),
+    /// [`StoreFault::Conflict`] if there is one of that identifier.
     OpenSession(SessionRecord),
     /// Keeps the first end if there is one already.
-    EndSession {
-        session: SessionId,
-        at: Timestamp,
-        end: String,
-    },
-    /// In state `pending`, before anything is done outside.
+    EndSession { session: SessionId, at: Timestamp, end: String },
+    /// In state `pending`, before anything is done outside. [`StoreFault::Missing`] without its session,
+    /// [`StoreFault::Conflict`] if that has ended, or if the lease exists: no lease slips in behind the end of a session.
     OpenLease(LeaseRecord),
     /// `pending` to `active`; [`StoreFault::Conflict`] from any other state.
-    ActivateLease {
-        lease: LeaseId,
-        version: u32,
-    },
+    ActivateLease { lease: LeaseId, version: u32 },
     /// `pending` or `active` to `revoking`; keeps the first end. Harmless on a lease that is revoking or ended.
-    RevokeLease {
-        lease: LeaseId,
-        at: Timestamp,
-        end: LeaseEnd,
-    },
-    /// `revoking` to `ended`.
-    EndLease {
-        lease: LeaseId,
-        at: Timestamp,
-        revoked: Revoked,
-    },
-    /// A small named value of the installation, such as the wrapped keyring.
-    PutMeta {
-        key: String,
-        value: Vec<u8>,
-    },
+    RevokeLease { lease: LeaseId, at: Timestamp, end: LeaseEnd },
+    /// `revoking` to `ended`. Harmless on a lease that has ended, whose first outcome stays; [`StoreFault::Conflict`] while it
+    /// is alive.
+    EndLease { lease: LeaseId, at: Timestamp, revoked: Revoked },
+    /// A small named value of the installation, such as the wrapped keyring. Takes the place of an earlier one.
+    PutMeta { key: String, value: Vec<u8> },
 }
 
 /// Which leases.
@@ -147,6 +138,9 @@ pub enum StoreFault {
         "the store is on a network file system ({0}), where locks and durability do not hold: move the state directory to a local disk"
     )]
     NetworkFileSystem(String),
+    /// Others can read it, or put something in its place.
+    #[error("the store's {what}: run {fix}")]
+    Exposed { what: &'static str, fix: String },
     #[error("the store is damaged: {0}; restore a backup")]
     Damaged(String),
     #[error("the disk is full: free some space; nothing was changed")]
@@ -159,7 +153,7 @@ pub enum StoreFault {
 
 /// The store. Every method may be called from any thread.
 pub trait Store: Send + Sync {
-    /// Does all of `changes` durably or none of them.
+    /// Does all of `changes` durably and in order, or none of them. A caller that stops waiting may find them done.
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreFault>>;
 
     /// One version, or the newest.
@@ -174,7 +168,7 @@ pub trait Store: Send + Sync {
 
     fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>>;
 
-    /// The newest first, 1,000 at the most.
+    /// The newest first (identifiers begin with the time), 1,000 at the most; with `ended` also those that have ended.
     fn sessions(&self, ended: bool) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreFault>>;
 
     fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<Option<LeaseRecord>, StoreFault>>;

@@ -35,7 +35,7 @@ fn every_injector_conforms() {
     for one in INJECTORS {
         let kind = one.kind();
         let (place, header, value) = example(*one);
-        assert!(std::ptr::eq(*one, injector(&place).unwrap()), "{kind} is found by its place");
+        assert_eq!(injector(&place).unwrap().kind(), kind, "{kind} is found by its place");
         let rendered = one.render(&place, &Secret::new(SECRET.to_vec())).unwrap();
         assert!(!format!("{rendered:?}").contains("real"), "{kind} shows nothing");
         assert!(

@@ -1,0 +1,247 @@
+//! One state directory: its store, its seal, and the vault once it is open.
+//!
+//! ```text
+//! open ──key-file──► open (a new one is made at once)
+//! open ──passphrase──► locked ──unlock──► open (a new one is made with the first passphrase)
+//! ```
+//!
+//! The store works while the installation is locked: sessions and leases can be listed and ended, nothing sealed can be read.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use writ_core::Secret;
+use writ_sys::filesystem::{Privacy, directory_privacy};
+
+use super::{
+    InstallationId, KeyringFault, Place, Vault,
+    vault::{KEYRING, put},
+};
+use crate::{
+    seal::{self, RootKey, Seal, SealFault, SealPlaces},
+    store::{Options, SqliteStore, Store, StoreFault, StoredValue},
+};
+
+/// Why an installation does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationFault {
+    #[error("writ is locked: run writ unlock")]
+    Locked,
+    #[error("the passphrase is wrong")]
+    WrongPassphrase,
+    #[error(
+        "the state is sealed by {stored:?}, the configuration says {asked:?}: put kind = {stored:?} under [seal]"
+    )]
+    OtherSeal { stored: String, asked: String },
+    #[error("the state directory {} {found}: {fix}", .path.display())]
+    Exposed { path: PathBuf, found: &'static str, fix: String },
+    #[error("the state directory {} cannot be used: {source}", .path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    #[error(transparent)]
+    Seal(#[from] SealFault),
+    #[error(transparent)]
+    Keyring(#[from] KeyringFault),
+}
+
+/// A state directory in use.
+pub struct Installation {
+    store: Arc<dyn Store>,
+    seal: Arc<dyn Seal>,
+    vault: ArcSwapOption<Vault>,
+    /// One unlocking at a time.
+    unlocking: Mutex<()>,
+}
+
+/// What the store says about the seal, in the clear.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealRecord {
+    kind: String,
+    parameters: Value,
+}
+
+const INSTALLATION: &str = "installation";
+const SEAL: &str = "seal";
+/// The store's file in the state directory.
+const STORE_FILE: &str = "writ.db";
+
+impl Installation {
+    /// Opens the state directory, which is made where there is none. With a seal that asks nothing, the vault is open afterwards.
+    /// Blocks while the store's file is looked at.
+    ///
+    /// # Errors
+    /// [`InstallationFault`].
+    pub async fn open(state: &Path, seal: &str) -> Result<Self, InstallationFault> {
+        let seal = seal::seal(seal, &SealPlaces::within(state))?;
+        prepare(state)?;
+        let store = SqliteStore::open(&state.join(STORE_FILE), Options::default())?;
+        Self::with(Arc::new(store), seal.into()).await
+    }
+
+    /// The same on a store that is open already.
+    ///
+    /// # Errors
+    /// [`InstallationFault`].
+    pub async fn with(store: Arc<dyn Store>, seal: Arc<dyn Seal>) -> Result<Self, InstallationFault> {
+        let this = Self { store, seal, vault: ArcSwapOption::empty(), unlocking: Mutex::new(()) };
+        this.known().await?;
+        if !this.seal.asks() {
+            this.unseal(None).await?;
+        }
+        Ok(this)
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// # Errors
+    /// [`InstallationFault::Locked`].
+    pub fn vault(&self) -> Result<Arc<Vault>, InstallationFault> {
+        self.vault.load_full().ok_or(InstallationFault::Locked)
+    }
+
+    /// The name of its seal.
+    pub fn seal_kind(&self) -> &'static str {
+        self.seal.kind()
+    }
+
+    pub fn is_locked(&self) -> bool {
+        self.vault.load().is_none()
+    }
+
+    /// Whether nothing was ever sealed here: the next [`Installation::unlock`] sets the passphrase, so ask for it twice.
+    ///
+    /// # Errors
+    /// [`InstallationFault::Store`].
+    pub async fn is_new(&self) -> Result<bool, InstallationFault> {
+        Ok(self.known().await?.is_none())
+    }
+
+    /// Opens the vault. Harmless when it is open. Takes a second of a core and 64 MiB, off the runtime's workers.
+    ///
+    /// # Errors
+    /// [`InstallationFault::WrongPassphrase`], [`InstallationFault::Seal`] and others.
+    pub async fn unlock(&self, passphrase: Secret) -> Result<(), InstallationFault> {
+        self.unseal(Some(passphrase)).await
+    }
+
+    /// Forgets the keys. Whoever still holds the vault keeps them until it lets go.
+    pub fn lock(&self) {
+        self.vault.store(None);
+    }
+
+    async fn unseal(&self, passphrase: Option<Secret>) -> Result<(), InstallationFault> {
+        let _one = self.unlocking.lock().await;
+        if !self.is_locked() {
+            return Ok(());
+        }
+        let (root, installation) = match self.known().await? {
+            Some((installation, record)) => {
+                (self.root(passphrase, Some(record.parameters)).await?.0, installation)
+            }
+            None => self.create(passphrase).await?,
+        };
+        let vault = Vault::open_with(Arc::clone(&self.store), root, installation).await;
+        let vault = vault.map_err(|fault| match fault {
+            InstallationFault::Keyring(KeyringFault::WrongRootKey) if self.seal.asks() => {
+                InstallationFault::WrongPassphrase
+            }
+            other => other,
+        })?;
+        self.vault.store(Some(Arc::new(vault)));
+        Ok(())
+    }
+
+    /// Makes a new installation, in one durable step.
+    async fn create(
+        &self,
+        passphrase: Option<Secret>,
+    ) -> Result<(RootKey, InstallationId), InstallationFault> {
+        let (root, parameters) = self.root(passphrase, None).await?;
+        let installation = InstallationId::generate()?;
+        let record = SealRecord { kind: self.seal.kind().to_owned(), parameters };
+        let record = serde_json::to_vec(&record).map_err(|error| SealFault::Parameters(error.to_string()))?;
+        let mut changes = Vault::changes_of_new(&root, installation)?;
+        changes.push(put(INSTALLATION, installation.as_bytes().to_vec()));
+        changes.push(put(SEAL, record));
+        self.store.apply(changes).await?;
+        Ok((root, installation))
+    }
+
+    /// Asks the seal, on a thread that may compute for a second. Without `stored` parameters it makes a new root key.
+    async fn root(
+        &self,
+        passphrase: Option<Secret>,
+        stored: Option<Value>,
+    ) -> Result<(RootKey, Value), InstallationFault> {
+        let seal = Arc::clone(&self.seal);
+        let ask = move || match stored {
+            None => seal.create(passphrase.as_ref()),
+            Some(parameters) => Ok((seal.unseal(&parameters, passphrase.as_ref())?, parameters)),
+        };
+        let found = match tokio::runtime::Handle::try_current() {
+            Err(_) => ask(),
+            Ok(runtime) => {
+                let done = runtime.spawn_blocking(ask).await;
+                done.map_err(|error| StoreFault::Io(error.to_string()))?
+            }
+        };
+        Ok(found?)
+    }
+
+    /// What the store says, in the clear; `None` for a new one.
+    async fn known(&self) -> Result<Option<(InstallationId, SealRecord)>, InstallationFault> {
+        let read = |key: &str| self.store.meta(key.to_owned());
+        let (installation, record) = match (read(INSTALLATION).await?, read(SEAL).await?) {
+            (Some(installation), Some(record)) => (installation, record),
+            (None, None) if read(KEYRING).await?.is_none() && !self.has_sealed_values().await? => {
+                return Ok(None);
+            }
+            _ => return Err(KeyringFault::Damaged(Place::Keyring).into()),
+        };
+        let bytes = installation.try_into().map_err(|_| KeyringFault::Damaged(Place::Keyring))?;
+        let record: SealRecord =
+            serde_json::from_slice(&record).map_err(|error| SealFault::Parameters(error.to_string()))?;
+        if record.kind != self.seal.kind() {
+            let asked = self.seal.kind().to_owned();
+            return Err(InstallationFault::OtherSeal { stored: record.kind, asked });
+        }
+        Ok(Some((InstallationId::from_bytes(bytes), record)))
+    }
+
+    /// Sealed values without a keyring are damage: a new keyring would bury them.
+    async fn has_sealed_values(&self) -> Result<bool, InstallationFault> {
+        let values = self.store.credentials().await?;
+        Ok(values.iter().any(|row| matches!(row.value, StoredValue::Sealed(_))))
+    }
+}
+
+/// Makes the directory, 0700, or refuses one that others can enter.
+fn prepare(state: &Path) -> Result<(), InstallationFault> {
+    let failed = |source| InstallationFault::Directory { path: state.to_owned(), source };
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(state) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let path = state.display();
+    let (found, fix) = match directory_privacy(state).map_err(failed)? {
+        Privacy::Private => return Ok(()),
+        Privacy::Mode(_) => ("can be entered by others", format!("run chmod 700 {path}")),
+        Privacy::OtherOwner(_) => ("belongs to another user", "choose another with WRIT_HOME".to_owned()),
+        Privacy::Symlink => ("is a symbolic link", "name the directory itself".to_owned()),
+        Privacy::NotADirectory => ("is not a directory", format!("move {path} away")),
+    };
+    Err(InstallationFault::Exposed { path: state.to_owned(), found, fix })
+}

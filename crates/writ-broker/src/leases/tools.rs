@@ -1,0 +1,89 @@
+//! What the broker lends to engines: sealed values, and the sources.
+
+use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Tools};
+
+use crate::{
+    broker::Broker,
+    door::Unlocked,
+    keyring::Place,
+    store::{StoreFault, StoredValue},
+};
+
+/// The secrets engines of this daemon.
+#[derive(Clone)]
+pub struct Engines(Vec<&'static dyn Engine>);
+
+impl Default for Engines {
+    /// Every engine of `writ-engine`.
+    fn default() -> Self {
+        Self(writ_engine::engines().to_vec())
+    }
+}
+
+impl Engines {
+    /// Other engines, for tests of what engines may do to a broker.
+    #[cfg(test)]
+    pub(crate) fn new(engines: Vec<&'static dyn Engine>) -> Self {
+        Self(engines)
+    }
+
+    pub(crate) fn engine(&self, name: &str) -> Option<&'static dyn Engine> {
+        self.0.iter().copied().find(|engine| engine.name() == name)
+    }
+}
+
+/// The tools of one call.
+pub(crate) struct BrokerTools<'a> {
+    pub broker: &'a Broker,
+    pub open: &'a Unlocked,
+}
+
+impl Tools for BrokerTools<'_> {
+    fn latest(&self, credential: &CredentialName) -> BoxFuture<'_, Result<u32, EngineFault>> {
+        let credential = credential.clone();
+        Box::pin(async move {
+            let found = self.broker.store.credential(credential.clone(), None).await;
+            match found.map_err(|fault| outside(&credential, &fault))? {
+                Some(version) => Ok(version.version),
+                None => Err(no_value(&credential, "it was never set: run `writ credential set`")),
+            }
+        })
+    }
+
+    fn value(&self, credential: &CredentialName, version: u32) -> BoxFuture<'_, Result<Secret, EngineFault>> {
+        let credential = credential.clone();
+        Box::pin(async move {
+            let found = self.broker.store.credential(credential.clone(), Some(version)).await;
+            match found.map_err(|fault| outside(&credential, &fault))?.map(|found| found.value) {
+                Some(StoredValue::Sealed(sealed)) => self
+                    .open
+                    .vault
+                    .open(&Place::Credential { name: credential.clone(), version }, &sealed)
+                    .map_err(|_| no_value(&credential, "its sealed value does not open: set it again")),
+                Some(StoredValue::Reference(reference)) => self.read(&credential, &reference).await,
+                None => Err(no_value(&credential, "this version was removed")),
+            }
+        })
+    }
+
+    fn read(
+        &self,
+        credential: &CredentialName,
+        reference: &str,
+    ) -> BoxFuture<'_, Result<Secret, EngineFault>> {
+        let (credential, reference) = (credential.clone(), reference.to_owned());
+        Box::pin(async move {
+            writ_engine::read(&reference)
+                .await
+                .map_err(|fault| EngineFault::Outside { credential, detail: fault.to_string() })
+        })
+    }
+}
+
+fn no_value(credential: &CredentialName, detail: &str) -> EngineFault {
+    EngineFault::NoValue { credential: credential.clone(), detail: detail.to_owned() }
+}
+
+fn outside(credential: &CredentialName, fault: &StoreFault) -> EngineFault {
+    EngineFault::Outside { credential: credential.clone(), detail: fault.to_string() }
+}

@@ -1,0 +1,280 @@
+//! `control.sock`: the operator's commands, one frame each way.
+//!
+//! `Hello` comes first and names the version. While the seal is closed only `Status`, `Unlock` and `Stop` are answered; all else
+//! is refused as locked. Every command but those that only look at the daemon itself is on the disk, without its values, before
+//! it is done; it gets one outcome.
+
+use std::time::Duration;
+
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+use writ_api::{
+    VERSION,
+    control::{Answer, Ask, SessionRow, Status},
+    frame::{self, FrameFault},
+    seal::Place,
+};
+use writ_audit::Outcome;
+use writ_core::{LeaseEnd, LeaseId, Refusal, RefusalKind, Sealed, SessionId};
+use writ_sys::PeerCredentials;
+
+use super::{rate::Bucket, rows};
+use crate::{
+    broker::Broker,
+    credentials, door,
+    door::Unlocked,
+    fault,
+    keyring::InstallationFault,
+    leases,
+    records::{self, Command},
+    sessions::{self, End},
+    store::{LeaseFilter, LeaseRecord},
+    tasks,
+};
+
+/// The longest wait for `Hello`.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+/// The longest silence between two commands.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// The longest that an answer may take to be read.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The most rows in one answer, so that it fits into a frame.
+const ROWS_MAX: usize = 500;
+/// The pause after a wrong passphrase.
+const WRONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves one operator's connection.
+pub(super) async fn serve(broker: &Broker, mut stream: UnixStream, peer: &PeerCredentials) {
+    if let Err(fault) = converse(broker, &mut stream, peer).await {
+        match fault {
+            FrameFault::Closed => {}
+            fault => tracing::debug!(%fault, "an operator's connection broke"),
+        }
+    }
+}
+
+async fn converse(
+    broker: &Broker,
+    stream: &mut UnixStream,
+    peer: &PeerCredentials,
+) -> Result<(), FrameFault> {
+    let first = receive(stream, HELLO_MAX).await?;
+    if let Err(refusal) = greet(&first) {
+        return send(stream, &Answer::Refused(refusal)).await;
+    }
+    send(stream, &Answer::Hello { version: VERSION, recipient: broker.recipient.key().clone() }).await?;
+    let mut bucket = Bucket::new(broker.clock.boottime());
+    let mut stopping = broker.stopping.subscribe();
+    loop {
+        let ask = tokio::select! {
+            ask = receive(stream, SILENCE_MAX) => ask?,
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+        };
+        sleep(bucket.take(broker.clock.boottime())).await;
+        let stop = ask == Ask::Stop;
+        let answer = answer(broker, peer.uid, ask).await.unwrap_or_else(Answer::Refused);
+        let stopped = stop && answer == Answer::Done;
+        let sent = send(stream, &answer).await;
+        if stopped {
+            broker.stopping.send_replace(true);
+        }
+        sent?;
+    }
+}
+
+fn greet(first: &Ask) -> Result<(), Refusal> {
+    match first {
+        Ask::Hello { version } if *version == VERSION => Ok(()),
+        Ask::Hello { version } => Err(Refusal::new(
+            RefusalKind::Invalid,
+            format!("this daemon speaks version {VERSION} of the wire, the caller version {version}"),
+            "stop it with the writ that started it, then try again",
+        )),
+        _ => Err(invalid("the first message must be hello")),
+    }
+}
+
+/// Answers one command.
+async fn answer(broker: &Broker, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
+    match ask {
+        Ask::Hello { .. } => Err(invalid("hello was said already")),
+        Ask::Status => status(broker).await.map(Answer::Status),
+        Ask::Unlock { passphrase } => unlock(broker, uid, &passphrase).await,
+        // Without a log there is nothing that could have been handed out.
+        Ask::Stop if broker.open_door().is_none() => stop(broker).await,
+        ask => {
+            let open = broker.unlocked()?;
+            // What is wrong with the file is told to whoever opens a session; operators can still list and revoke.
+            let _ = broker.rules.newest();
+            recorded(broker, open, uid, ask).await
+        }
+    }
+}
+
+/// Records the command, does it, and records its outcome.
+async fn recorded(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
+    let mut named = (None, None);
+    let action = match &ask {
+        Ask::CredentialSet { .. } => "credential set",
+        Ask::CredentialList => "credential list",
+        Ask::CredentialRemove { .. } => "credential remove",
+        Ask::SessionList { .. } => "session list",
+        Ask::SessionShow { .. } => "session show",
+        Ask::SessionRevoke { .. } => "session revoke",
+        Ask::LeaseList { .. } => "lease list",
+        Ask::LeaseShow { .. } => "lease show",
+        Ask::LeaseRevoke { .. } => "lease revoke",
+        Ask::Stop => "stop",
+        Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => "other",
+    };
+    let credential = match &ask {
+        Ask::CredentialSet { name, .. } | Ask::CredentialRemove { name } => Some(name.clone()),
+        Ask::SessionShow { session } | Ask::SessionRevoke { session } => {
+            named.0 = Some(session.to_string());
+            None
+        }
+        Ask::LeaseShow { lease } | Ask::LeaseRevoke { lease } => {
+            named.1 = Some(lease.to_string());
+            None
+        }
+        _ => None,
+    };
+    let command = Command {
+        action,
+        uid,
+        credential: credential.as_ref().map(writ_core::CredentialName::as_str),
+        session: named.0.as_deref(),
+        lease: named.1.as_deref(),
+    };
+    let entry = records::command(broker, open, command).await?;
+    let answer = perform(broker, open, ask).await;
+    match &answer {
+        Ok(_) => entry.close(&Outcome::ok()),
+        Err(refusal) => entry.close(&records::refused(refusal.kind)),
+    }
+    answer
+}
+
+async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, Refusal> {
+    match ask {
+        Ask::CredentialSet { name, value } => {
+            let (version, leases_revoked) = credentials::set(broker, open, &name, value).await?;
+            Ok(Answer::CredentialSet { version, leases_revoked })
+        }
+        Ask::CredentialList => Ok(Answer::Credentials { credentials: credentials::list(broker).await? }),
+        Ask::CredentialRemove { name } => credentials::remove(broker, &name).await.map(|_| Answer::Done),
+        Ask::SessionList { ended } => {
+            let sessions = broker.store.sessions(ended).await.map_err(fault::store)?;
+            let rows = sessions.into_iter().take(ROWS_MAX).map(|record| rows::session(broker, record));
+            Ok(Answer::Sessions { sessions: rows.collect() })
+        }
+        Ask::SessionShow { session } => {
+            Ok(Answer::Sessions { sessions: vec![show_session(broker, session).await?] })
+        }
+        Ask::SessionRevoke { session } => {
+            show_session(broker, session).await?;
+            sessions::end(broker, session, End::Revoked).await.map_err(fault::store)?;
+            Ok(Answer::Done)
+        }
+        Ask::LeaseList { ended } => {
+            let filter = LeaseFilter { ended, ..LeaseFilter::default() };
+            let leases = broker.store.leases(filter).await.map_err(fault::store)?;
+            Ok(Answer::Leases { leases: leases.into_iter().take(ROWS_MAX).map(rows::lease).collect() })
+        }
+        Ask::LeaseShow { lease } => {
+            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
+        }
+        Ask::LeaseRevoke { lease } => {
+            find_lease(broker, lease).await?;
+            leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
+            Ok(Answer::Done)
+        }
+        Ask::Stop => stop(broker).await,
+        Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => {
+            Err(invalid("this command is answered elsewhere"))
+        }
+    }
+}
+
+async fn show_session(broker: &Broker, session: SessionId) -> Result<SessionRow, Refusal> {
+    let record = broker.store.session(session).await.map_err(fault::store)?;
+    record
+        .map(|record| rows::session(broker, record))
+        .ok_or_else(|| not_found("session", &session.to_string()))
+}
+
+async fn find_lease(broker: &Broker, lease: LeaseId) -> Result<LeaseRecord, Refusal> {
+    let record = broker.store.lease(lease).await.map_err(fault::store)?;
+    record.ok_or_else(|| not_found("lease", &lease.to_string()))
+}
+
+async fn status(broker: &Broker) -> Result<Status, Refusal> {
+    let open = broker.open_door();
+    Ok(Status {
+        pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        started_at: broker.started_at,
+        locked: open.is_none(),
+        seal: broker.installation.seal_kind().to_owned(),
+        sessions: broker.sessions.count(),
+        leases: broker.leases.count(|_| true),
+        audit_key: open.map(Unlocked::audit_key),
+        audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
+        config: broker.rules.path().display().to_string(),
+    })
+}
+
+async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer, Refusal> {
+    let place = Place::Control { purpose: "unlock".to_owned() };
+    let passphrase = broker.recipient.open(passphrase, &place).map_err(|_| {
+        Refusal::new(RefusalKind::Invalid, "the passphrase was not sealed to this daemon", "try again")
+    })?;
+    if broker.open_door().is_none() {
+        if let Err(fault) = broker.installation.unlock(passphrase).await {
+            sleep(WRONG_PAUSE).await;
+            return Err(unopened(&fault));
+        }
+        door::open(broker).await.map_err(|fault| fault::internal(&fault))?;
+    }
+    let open = broker.unlocked()?;
+    let command = Command { action: "unlock", uid, ..Command::default() };
+    records::command(broker, open, command).await?.close(&Outcome::ok());
+    Ok(Answer::Done)
+}
+
+fn unopened(fault: &InstallationFault) -> Refusal {
+    match fault {
+        InstallationFault::WrongPassphrase => {
+            Refusal::new(RefusalKind::Denied, "the passphrase is wrong", "try again: `writ unlock`")
+        }
+        fault => Refusal::new(RefusalKind::Invalid, fault.to_string(), "see `writ doctor`"),
+    }
+}
+
+async fn stop(broker: &Broker) -> Result<Answer, Refusal> {
+    broker.drain().await;
+    Ok(Answer::Done)
+}
+
+fn not_found(what: &str, id: &str) -> Refusal {
+    Refusal::new(RefusalKind::NotFound, format!("there is no {what} {id}"), format!("see `writ {what} list`"))
+}
+
+fn invalid(why: &str) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, why, "use the `writ` that belongs to this daemon")
+}
+
+async fn receive(stream: &mut UnixStream, longest: Duration) -> Result<Ask, FrameFault> {
+    match timeout(longest, frame::receive(stream)).await {
+        Ok(received) => received,
+        Err(_) => Err(FrameFault::Closed),
+    }
+}
+
+async fn send(stream: &mut UnixStream, answer: &Answer) -> Result<(), FrameFault> {
+    match timeout(ANSWER_MAX, frame::send(stream, answer)).await {
+        Ok(sent) => sent,
+        Err(_) => Err(FrameFault::Closed),
+    }
+}

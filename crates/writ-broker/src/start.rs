@@ -1,0 +1,218 @@
+//! The life of a broker: started, idle, stopped.
+//!
+//! What another life left behind is ended before anything is served: its sessions are over, its leases are `revoking` and are
+//! settled upstream from their stored receipts. Absent: sockets and the lock that admits one daemon; those are the daemon's.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+use writ_api::seal::{Recipient, SealFault};
+use writ_core::{BootId, Clock, DataPlane, LeaseEnd, LeaseId, SessionId, Timestamp};
+
+use crate::{
+    broker::{Broker, Random},
+    door::{self, DoorFault},
+    keyring::Installation,
+    leases::{Engines, Table},
+    rules::RuleBook,
+    sessions::{self, End, Sessions},
+    store::{Change, LeaseFilter, Store, StoreFault},
+    tasks,
+    watch::Watch,
+};
+
+/// What a broker is made of.
+pub struct BrokerConfig {
+    /// The person's `writ.toml`. It need not exist yet.
+    pub config: PathBuf,
+    /// The directory of the audit log.
+    pub audit: PathBuf,
+    pub installation: Installation,
+    pub engines: Engines,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<Random>,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    #[error("the system gave no randomness")]
+    Random,
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    #[error(transparent)]
+    Door(#[from] DoorFault),
+    #[error("no key for operators could be made: {0}")]
+    Recipient(#[from] SealFault),
+}
+
+/// What another life left behind, to be recorded once there is a log.
+#[derive(Default)]
+pub(crate) struct Recovered {
+    pub sessions: Vec<SessionId>,
+    pub leases: Vec<LeaseId>,
+}
+
+/// Ends in one durable step.
+const RECOVER_MAX: usize = 256;
+/// How long a stop waits for revocations upstream. What is not done then, the next start goes on with.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+impl Broker {
+    /// Starts a broker: ends what another life left, opens the door if the seal asks nobody, begins the background work.
+    /// Needs a tokio runtime, on which the work stays.
+    ///
+    /// # Errors
+    /// [`StartFault`]. A faulty configuration is none: it refuses sessions until it is mended.
+    pub async fn start(config: BrokerConfig) -> Result<Arc<Self>, StartFault> {
+        let BrokerConfig { config, audit, installation, engines, clock, random } = config;
+        let mut bytes = [0; 10];
+        if !random(&mut bytes) {
+            return Err(StartFault::Random);
+        }
+        let started_at = clock.now();
+        let boot = BootId::new(started_at, &bytes);
+        let store = installation.store().clone();
+        let recovered = recover(store.as_ref(), boot, started_at).await?;
+        let locked = installation.is_locked();
+        let broker = Arc::new(Self {
+            clock,
+            random,
+            boot,
+            started_at,
+            store,
+            installation,
+            audit,
+            engines,
+            rules: RuleBook::new(&config),
+            recipient: Recipient::generate()?,
+            door: OnceLock::new(),
+            opening: tokio::sync::Mutex::default(),
+            unlocked: watch::Sender::new(false),
+            recovered: Mutex::new(recovered),
+            data_plane: OnceLock::new(),
+            watch: Watch::default(),
+            leases: Table::default(),
+            retries: tokio::sync::Mutex::default(),
+            setting: tokio::sync::Mutex::default(),
+            sessions: Sessions::default(),
+            draining: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+            busy: watch::Sender::new(0),
+        });
+        if let Err(refusal) = broker.rules.newest() {
+            tracing::warn!(%refusal, "the configuration is not in force");
+        }
+        if !locked {
+            door::open(&broker).await?;
+        }
+        tokio::spawn(tasks::expiry::run(broker.clone()));
+        tokio::spawn(tasks::revocation::run(broker.clone()));
+        tokio::spawn(tasks::anchor::run(broker.clone()));
+        Ok(broker)
+    }
+
+    /// Names the data plane, once. Sessions are refused until then.
+    pub fn set_data_plane(&self, data_plane: Arc<dyn DataPlane>) {
+        if self.data_plane.set(data_plane).is_err() {
+            tracing::error!("a second data plane was named; the first stays");
+        }
+    }
+
+    /// Whether nobody is connected, which includes that no session is open.
+    pub fn idle(&self) -> bool {
+        *self.busy.borrow() == 0
+    }
+
+    /// Whether it waits for [`unlock`](writ_api::control::Ask::Unlock).
+    pub fn is_locked(&self) -> bool {
+        self.open_door().is_none()
+    }
+
+    /// Waits until the broker has been idle for the whole of `grace`.
+    pub async fn until_idle(&self, grace: Duration) {
+        let mut busy = self.busy.subscribe();
+        loop {
+            if busy.wait_for(|busy| *busy == 0).await.is_err() {
+                return;
+            }
+            if timeout(grace, busy.wait_for(|busy| *busy > 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the broker was told to stop: by [`Broker::stop`] or by an operator.
+    pub async fn until_stopped(&self) {
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    /// Ends every session, settles what can be settled at once, closes the log. Repeating it is harmless.
+    pub async fn stop(&self) {
+        self.drain().await;
+        self.stopping.send_replace(true);
+        if let Some(open) = self.open_door() {
+            let log = open.log.clone();
+            let closed = tokio::task::spawn_blocking(move || log.close()).await;
+            if let Err(fault) = tasks::anchor::pass(self, &mut None).await {
+                tracing::warn!(%fault, "the last checkpoint of the audit log is not remembered");
+            }
+            if let Ok(Err(fault)) = closed {
+                tracing::debug!(%fault, "the audit log was not closed cleanly");
+            }
+        }
+    }
+
+    /// The first half of a stop: nothing new, and everything that is open ends.
+    pub(crate) async fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        for session in self.sessions.all() {
+            if let Err(fault) = sessions::end(self, session, End::Stopped).await {
+                tracing::error!(%fault, "the end of a session is not durable; the next start ends it");
+            }
+        }
+        if timeout(SETTLE_MAX, tasks::revocation::pass(self)).await.is_err() {
+            tracing::warn!("some leases could not be revoked upstream yet; the next start goes on");
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends in the store what another life of the broker owned.
+async fn recover(store: &dyn Store, boot: BootId, at: Timestamp) -> Result<Recovered, StoreFault> {
+    let mut recovered = Recovered::default();
+    let filter = LeaseFilter { other_boot: Some(boot), ..LeaseFilter::default() };
+    let leases = store.leases(filter).await?;
+    let alive = leases.iter().filter(|lease| lease.end.is_none()).map(|lease| lease.lease);
+    recovered.leases.extend(alive);
+    for some in recovered.leases.chunks(RECOVER_MAX) {
+        let end = |lease: &LeaseId| Change::RevokeLease { lease: *lease, at, end: LeaseEnd::Orphaned };
+        store.apply(some.iter().map(end).collect()).await?;
+    }
+    // A list has a limit, so it is asked for until it is empty.
+    loop {
+        let sessions: Vec<SessionId> = store.sessions(false).await?.iter().map(|one| one.session).collect();
+        if sessions.is_empty() {
+            return Ok(recovered);
+        }
+        for some in sessions.chunks(RECOVER_MAX) {
+            let end =
+                |session: &SessionId| Change::EndSession { session: *session, at, end: ORPHANED.to_owned() };
+            store.apply(some.iter().map(end).collect()).await?;
+        }
+        recovered.sessions.extend(sessions);
+    }
+}
+
+/// How a session ended that its broker did not survive.
+pub(crate) const ORPHANED: &str = "orphaned";

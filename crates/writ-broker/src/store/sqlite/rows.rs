@@ -1,0 +1,252 @@
+//! Rows to records. What does not parse is damage, and is called that.
+
+use std::str::FromStr;
+
+use rusqlite::{Connection, Params, Row, types::FromSql};
+use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
+use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
+
+use super::fault::plain;
+use crate::store::{CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, StoreFault, StoredValue};
+
+/// How many sessions, and how many ended leases, one answer holds.
+pub(super) const SCAN_MAX: u32 = 1000;
+
+macro_rules! columns {
+    (credential) => {
+        "name, version, sealed, reference, set_at"
+    };
+    (session) => {
+        "id, boot, workload, role, requester, program, directory, pid, level, prompt_sha256, opened_at, \
+         expires_at, ended_at, end_reason"
+    };
+    (lease) => {
+        "id, session, boot, workload, role, target, credential, engine, version, scope, receipt, state, \
+         end_reason, revoked, issued_at, expires_at, ended_at"
+    };
+}
+
+pub(super) const SESSIONS: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions ORDER BY id DESC LIMIT ?1");
+
+pub(super) const SESSIONS_ALIVE: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions WHERE ended_at IS NULL ORDER BY id DESC LIMIT ?1");
+
+pub(super) const LEASES_ALIVE: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state <> 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC"
+);
+
+pub(super) const LEASES_ENDED: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state = 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
+
+pub(super) const LEASES_ENDED_OF_SESSION: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases INDEXED BY leases_by_session WHERE state = 'ended' AND session = ?1
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
+
+pub(super) fn credential(
+    connection: &Connection,
+    name: &CredentialName,
+    version: Option<u32>,
+) -> Result<Option<CredentialVersion>, StoreFault> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(credential),
+        " FROM credential_versions WHERE name = ?1 AND version = coalesce(?2, version)
+         ORDER BY version DESC LIMIT 1"
+    );
+    one(connection, sql, (name.as_str(), version), decode_credential)
+}
+
+pub(super) fn credentials(connection: &Connection) -> Result<Vec<CredentialVersion>, StoreFault> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(credential),
+        " FROM credential_versions AS this WHERE version =
+            (SELECT max(version) FROM credential_versions WHERE name = this.name) ORDER BY name"
+    );
+    all(connection, sql, (), decode_credential)
+}
+
+pub(super) fn session(
+    connection: &Connection,
+    session: SessionId,
+) -> Result<Option<SessionRecord>, StoreFault> {
+    let sql = concat!("SELECT ", columns!(session), " FROM sessions WHERE id = ?1");
+    one(connection, sql, [session.as_bytes()], decode_session)
+}
+
+pub(super) fn sessions(connection: &Connection, ended: bool) -> Result<Vec<SessionRecord>, StoreFault> {
+    let sql = if ended { SESSIONS } else { SESSIONS_ALIVE };
+    all(connection, sql, [SCAN_MAX], decode_session)
+}
+
+pub(super) fn lease(connection: &Connection, lease: LeaseId) -> Result<Option<LeaseRecord>, StoreFault> {
+    let sql = concat!("SELECT ", columns!(lease), " FROM leases WHERE id = ?1");
+    one(connection, sql, [lease.as_bytes()], decode_lease)
+}
+
+/// All that are alive; with `filter.ended` also the newest of the others. Identifiers begin with the time, so they give the order.
+pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Vec<LeaseRecord>, StoreFault> {
+    let session = filter.session.as_ref().map(SessionId::as_bytes);
+    let credential = filter.credential.as_ref().map(CredentialName::as_str);
+    let boot = filter.other_boot.as_ref().map(BootId::as_bytes);
+    let mut found = all(connection, LEASES_ALIVE, (session, credential, boot), decode_lease)?;
+    if filter.ended {
+        let sql = if session.is_some() { LEASES_ENDED_OF_SESSION } else { LEASES_ENDED };
+        found.extend(all(connection, sql, (session, credential, boot, SCAN_MAX), decode_lease)?);
+        found.sort_by_key(|lease| std::cmp::Reverse(lease.lease));
+    }
+    Ok(found)
+}
+
+pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    one(connection, "SELECT value FROM meta WHERE key = ?1", [key], |row| Cells(row, 0).take())
+}
+
+pub(super) fn lease_state(text: &str) -> Result<LeaseState, StoreFault> {
+    named(text)
+}
+
+pub(super) const fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Advisory => "advisory",
+        Level::Restricted => "restricted",
+        Level::Confined => "confined",
+    }
+}
+
+pub(super) const fn revoked_name(revoked: Revoked) -> &'static str {
+    match revoked {
+        Revoked::Gone => "gone",
+        Revoked::UseBlocked => "use-blocked",
+    }
+}
+
+/// A value by its serialized name, which is what the column holds.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreFault> {
+    let name: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+    T::deserialize(name).map_err(|error| StoreFault::Damaged(error.to_string()))
+}
+
+fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {
+    let mut cells = Cells(row, 0);
+    let (name, version) = (cells.parsed()?, cells.take()?);
+    let (sealed, reference): (Option<Vec<u8>>, Option<String>) = (cells.take()?, cells.take()?);
+    let value = match (sealed, reference) {
+        (Some(sealed), None) => StoredValue::Sealed(sealed),
+        (None, Some(reference)) => StoredValue::Reference(reference),
+        _ => return Err(StoreFault::Damaged(format!("credential {name} has no one value"))),
+    };
+    Ok(CredentialVersion { name, version, value, set_at: cells.instant()? })
+}
+
+fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
+    let mut cells = Cells(row, 0);
+    Ok(SessionRecord {
+        session: cells.id()?,
+        boot: cells.id()?,
+        workload: cells.parsed()?,
+        role: cells.parsed()?,
+        requester: cells.take()?,
+        program: cells.take()?,
+        directory: cells.take()?,
+        pid: cells.take()?,
+        level: cells.named()?,
+        prompt_sha256: cells.take()?,
+        opened_at: cells.instant()?,
+        expires_at: cells.instant()?,
+        ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
+        end: cells.take()?,
+    })
+}
+
+fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
+    let mut cells = Cells(row, 0);
+    Ok(LeaseRecord {
+        lease: cells.id()?,
+        session: cells.id()?,
+        boot: cells.id()?,
+        workload: cells.parsed()?,
+        role: cells.parsed()?,
+        target: cells.parsed()?,
+        credential: cells.parsed()?,
+        engine: cells.take()?,
+        version: cells.take()?,
+        scope: cells.json()?,
+        receipt: cells.json()?,
+        state: cells.named()?,
+        end: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
+        revoked: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
+        issued_at: cells.instant()?,
+        expires_at: cells.instant()?,
+        ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
+    })
+}
+
+/// The cells of one row, read from left to right in the order of `columns!`.
+struct Cells<'a>(&'a Row<'a>, usize);
+
+impl Cells<'_> {
+    fn take<T: FromSql>(&mut self) -> Result<T, StoreFault> {
+        let value = self.0.get(self.1).map_err(plain);
+        self.1 += 1;
+        value
+    }
+
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
+        self.take::<String>()?.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn named<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {
+        named(&self.take::<String>()?)
+    }
+
+    fn json<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {
+        serde_json::from_str(&self.take::<String>()?).map_err(|error| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
+        let text = uuid::Uuid::from_bytes(self.take()?).to_string();
+        text.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn instant(&mut self) -> Result<Timestamp, StoreFault> {
+        self.take().map(Timestamp::from_millis)
+    }
+}
+
+fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    decode: impl Fn(&Row<'_>) -> Result<T, StoreFault>,
+) -> Result<Option<T>, StoreFault> {
+    let mut statement = connection.prepare_cached(sql).map_err(plain)?;
+    let mut rows = statement.query(params).map_err(plain)?;
+    rows.next().map_err(plain)?.map(decode).transpose()
+}
+
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    decode: impl Fn(&Row<'_>) -> Result<T, StoreFault>,
+) -> Result<Vec<T>, StoreFault> {
+    let mut statement = connection.prepare_cached(sql).map_err(plain)?;
+    let mut rows = statement.query(params).map_err(plain)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(plain)? {
+        found.push(decode(row)?);
+    }
+    Ok(found)
+}

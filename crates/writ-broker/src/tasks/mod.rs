@@ -1,0 +1,14 @@
+//! Background work: reconcilers without input, idempotent, periodic and nudged, one file each.
+//!
+//! | task | does |
+//! |---|---|
+//! | [`expiry`] | ends leases and sessions whose time is up |
+//! | [`revocation`] | makes ends durable that were not, and settles them upstream, for ever if need be |
+//! | [`anchor`] | remembers the audit log's last checkpoint outside of the log |
+//!
+//! A task that stops never extends a life: expiry is judged at use. Absent: the checkpoints themselves, which the log's own
+//! thread signs.
+
+pub(crate) mod anchor;
+pub(crate) mod expiry;
+pub(crate) mod revocation;
