@@ -241,6 +241,10 @@ fn the_form() {
         writ.toml:47:29: "8-18" are not hours: write HH:MM-HH:MM, where the two differ; 24:00 is the end of the day; correct it and try again
     "#]],
     );
+}
+
+#[test]
+fn values_that_are_malformed() {
     check(
         &with("\"/v1/models\"", "\"/v1/../models\""),
         expect![[r#"
@@ -387,6 +391,10 @@ fn what_says_two_things_or_too_little() {
         writ.toml:22:8: "0" is not a port; correct it and try again
     "#]],
     );
+}
+
+#[test]
+fn grants_and_entries_that_mean_something_else() {
     check(
         &with("methods = [\"POST\"]", "methods = []"),
         expect![[r#"

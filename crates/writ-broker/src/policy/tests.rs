@@ -254,89 +254,94 @@ fn a_raw_permit_lets_through_what_it_says() {
     );
 }
 
+/// What loading these raw policies says.
+fn check_raw(raw: &str, expected: Expect) {
+    let said = match CedarPolicy::new(&resolved(FULL, raw)) {
+        Ok(_) => "fine".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    expected.assert_eq(&format!("{said}\n"));
+}
+
 #[test]
 fn raw_policies_are_checked_when_they_are_loaded() {
-    let check = |raw: &str, expected: Expect| {
-        let said = match CedarPolicy::new(&resolved(FULL, raw)) {
-            Ok(_) => "fine".to_owned(),
-            Err(fault) => fault.to_string(),
-        };
-        // With a line end the expectation is a block, which rustfmt leaves as it is.
-        expected.assert_eq(&format!("{said}\n"));
-    };
-    check(
+    check_raw(
         "permit(principal, action, resource);\nforbid(principal action, resource);",
         expect![[r#"
         policies/team.cedar:2:18: unexpected token `action`; correct it and try again
     "#]],
     );
-    check(
+    check_raw(
         "forbid(principal, action, resource)\nwhen { context.hour > 3 };",
         expect![[r#"
         policies/team.cedar:2:8: for policy `policy0`, attribute `hour` in context for Action::"inject" not found; see spec/policy.md for what there is
     "#]],
     );
-    check(
+    check_raw(
         "forbid(principal, action == Action::\"reveal\", resource);",
         expect![[r#"
         policies/team.cedar:1:29: for policy `policy0`, unrecognized action `Action::"reveal"`; see spec/policy.md for what there is
     "#]],
     );
-    check(
+    check_raw(
         "\n\nforbid(principal in Role::\"def\", action, resource);",
         expect![[r#"
         policies/team.cedar:3:1: there is no Role::"def"; did you mean Role::"dev"?
     "#]],
     );
-    check(
+    check_raw(
         "permit(principal, action, resource);\nforbid(principal, action, resource == Target::\"x\");",
         expect![[r#"
             policies/team.cedar:2:1: there is no Target::"x"; name what writ.toml has
         "#]],
     );
-    check(
+    check_raw(
         "permit(principal in ?principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:21: templates are not linked here; write the policy without slots
     "#]],
     );
-    check(
+}
+
+#[test]
+fn annotations_are_checked_when_they_are_loaded() {
+    check_raw(
         "@why(\"x\") permit(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: there is no annotation @why; use @id, @reason, @methods, @paths
     "#]],
     );
-    check(
+    check_raw(
         "@id(\"a b\") permit(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: "a b" is not the name of a policy; use 1 to 63 letters, digits, '-', '_' and '.'
     "#]],
     );
-    check(
+    check_raw(
         "@methods(\"\") permit(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: @methods bounds what a permit lets through; name at least one, on a permit
     "#]],
     );
-    check(
+    check_raw(
         "@methods(\"get\") permit(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: methods are case-sensitive: "get"; write "GET"
     "#]],
     );
-    check(
+    check_raw(
         "@paths(\"v1\") permit(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: a pattern begins with '/' and uses '*' only as a whole segment or as its last character: "v1"; correct it
     "#]],
     );
-    check(
+    check_raw(
         "@paths(\"/v1/*\") forbid(principal, action, resource);",
         expect![[r#"
         policies/team.cedar:1:1: @paths bounds what a permit lets through; name at least one, on a permit
     "#]],
     );
-    check(
+    check_raw(
         "@id(\"a\") permit(principal, action, resource);@id(\"a\") forbid(principal, action, resource);",
         expect![[r#"
             policies/team.cedar:1:1: policy a of team.cedar is there twice; rename one
