@@ -1,4 +1,5 @@
 //! What a person sees when something is not as it should be: the first minute, without a daemon.
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 use std::{path::Path, process::Command};
 

@@ -12,6 +12,7 @@ mod check;
 mod fault;
 mod file;
 mod load;
+pub mod reference;
 mod resolve;
 mod resolved;
 mod when;

@@ -141,9 +141,8 @@ fn prepare(path: &Path, options: &Options) -> Result<(), StoreFault> {
     if !found.is_file() {
         return Err(StoreFault::Io(format!("{} is not a regular file", path.display())));
     }
-    let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own {
-        let fix = format!("chown {own} {}", path.display());
+    if found.uid() != options.owner {
+        let fix = format!("chown {} {}", options.owner, path.display());
         return Err(StoreFault::Exposed { what: "file belongs to another user", fix });
     }
     if found.mode() & 0o077 != 0 {

@@ -3,10 +3,8 @@
 use std::str::FromStr;
 
 use rusqlite::{Connection, Params, Row, types::FromSql};
-use serde::de::DeserializeOwned;
-use writ_core::{
-    BootId, CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp,
-};
+use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
+use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
 
 use super::fault::plain;
 use crate::store::{CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, StoreFault, StoredValue};
@@ -116,8 +114,7 @@ pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>
 }
 
 pub(super) fn lease_state(text: &str) -> Result<LeaseState, StoreFault> {
-    let states = [LeaseState::Pending, LeaseState::Active, LeaseState::Revoking, LeaseState::Ended];
-    known(text, states, LeaseState::as_str)
+    named(text)
 }
 
 pub(super) const fn level_name(level: Level) -> &'static str {
@@ -135,18 +132,10 @@ pub(super) const fn revoked_name(revoked: Revoked) -> &'static str {
     }
 }
 
-fn lease_end(text: &str) -> Result<LeaseEnd, StoreFault> {
-    let ends = [LeaseEnd::Expired, LeaseEnd::Revoked, LeaseEnd::SessionEnded, LeaseEnd::Orphaned];
-    known(text, ends, LeaseEnd::as_str)
-}
-
-fn known<T: Copy, const N: usize>(
-    text: &str,
-    values: [T; N],
-    name: impl Fn(T) -> &'static str,
-) -> Result<T, StoreFault> {
-    let found = values.into_iter().find(|value| name(*value) == text);
-    found.ok_or_else(|| StoreFault::Damaged(format!("{text:?} is no value of its column")))
+/// A value by its serialized name, which is what the column holds.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreFault> {
+    let name: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+    T::deserialize(name).map_err(|error| StoreFault::Damaged(error.to_string()))
 }
 
 fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {
@@ -172,11 +161,7 @@ fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
         program: cells.take()?,
         directory: cells.take()?,
         pid: cells.take()?,
-        level: known(
-            &cells.take::<String>()?,
-            [Level::Advisory, Level::Restricted, Level::Confined],
-            level_name,
-        )?,
+        level: cells.named()?,
         prompt_sha256: cells.take()?,
         opened_at: cells.instant()?,
         expires_at: cells.instant()?,
@@ -199,12 +184,9 @@ fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
         version: cells.take()?,
         scope: cells.json()?,
         receipt: cells.json()?,
-        state: lease_state(&cells.take::<String>()?)?,
-        end: cells.take::<Option<String>>()?.as_deref().map(lease_end).transpose()?,
-        revoked: cells
-            .take::<Option<String>>()?
-            .map(|text| known(&text, [Revoked::Gone, Revoked::UseBlocked], revoked_name))
-            .transpose()?,
+        state: cells.named()?,
+        end: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
+        revoked: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
         issued_at: cells.instant()?,
         expires_at: cells.instant()?,
         ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
@@ -223,6 +205,10 @@ impl Cells<'_> {
 
     fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
         self.take::<String>()?.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn named<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {
+        named(&self.take::<String>()?)
     }
 
     fn json<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {

@@ -1,10 +1,10 @@
 //! The whole way of a request: every pair of protocols, every place, streams, the pool, the record.
 
-mod support;
+
 
 use std::sync::atomic::Ordering;
 
-use support::{HOST, SECRET, Upstream, World, echo, get, placeholder, post, text};
+use crate::support::{HOST, SECRET, Upstream, World, echo, get, placeholder, post, text};
 use writ_audit::Verdict;
 
 #[tokio::test]

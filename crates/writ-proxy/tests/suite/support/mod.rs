@@ -1,8 +1,6 @@
 //! A proxy with everything around it: a broker that does as the test says, services that answer as the test says, a clock that
 //! stands still, an audit log on disk, and clients that say exactly what they are told.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 mod broker;
 mod client;
 mod upstream;
@@ -26,8 +24,9 @@ use writ_core::{
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
 pub use broker::Broker;
-pub use client::{Client, Raw, get, post, text};
-pub use upstream::{Reply, Upstream, echo, empty, full, reply};
+pub use broker::PATIENCE;
+pub use client::{Raw, basic, connect_request, get, post, text};
+pub use upstream::{Reply, Upstream, echo, full, reply};
 
 pub const HOST: &str = "api.vendor.example";
 pub const OTHER: &str = "other.vendor.example";
@@ -149,8 +148,8 @@ impl World {
         Self { proxy, broker, clock, upstream, session, address, ca_pem: ready.ca_pem, stream, log }
     }
 
-    pub fn client(&self, alpn: &'static str) -> Client<'_> {
-        Client { world: self, alpn }
+    pub fn client(&self, alpn: &'static str) -> client::Client<'_> {
+        client::Client { world: self, alpn }
     }
 
     /// Lets time pass, and the broker be heard meanwhile.
