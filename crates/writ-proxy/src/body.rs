@@ -22,6 +22,8 @@ use crate::scrub::Download;
 pub(crate) enum BodyFault {
     #[error("the upstream broke off")]
     Upstream(#[source] hyper::Error),
+    #[error("the upstream ended before what it had announced, or was cut off")]
+    Short,
     #[error("the upstream's compressed body is broken or unreasonably large")]
     Inflate(#[source] std::io::Error),
 }
