@@ -72,7 +72,7 @@ impl Body for Upload {
 /// What the agent gets: a text of ours, or the service's answer.
 pub(crate) enum Answer {
     Text(Option<Bytes>),
-    Stream(Download),
+    Stream(Box<Download>),
 }
 
 impl Answer {

@@ -91,7 +91,7 @@ pub(crate) fn answer(reply: Reply, mut exchange: Exchange) -> Response<Answer> {
         exchange.done();
         return Response::from_parts(parts, Answer::EMPTY);
     }
-    Response::from_parts(parts, Answer::Stream(Download::new(coding, body, reply.kept, exchange)))
+    Response::from_parts(parts, Answer::Stream(Box::new(Download::new(coding, body, reply.kept, exchange))))
 }
 
 fn coding(response: &Response<Incoming>) -> Coding {
