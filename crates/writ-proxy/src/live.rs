@@ -173,11 +173,11 @@ impl Live {
 impl Holding {
     /// Cuts whatever is open under this lease, on both sides.
     fn cut(&self) {
-        if let Some(route) = self.route.upgrade() {
-            route.forget(&self.lease);
-        }
         if let Some(session) = self.session.upgrade() {
             session.cut(&self.lease);
+        }
+        if let Some(route) = self.route.upgrade() {
+            route.forget(&self.lease);
         }
     }
 }

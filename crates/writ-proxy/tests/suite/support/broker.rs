@@ -88,6 +88,17 @@ impl Broker {
         *self.state.lock().unwrap().leases.last().unwrap()
     }
 
+    /// The lease that the next acquisition will make.
+    pub fn next_lease(&self) -> LeaseId {
+        self.number(self.asked())
+    }
+
+    fn number(&self, count: usize) -> LeaseId {
+        let mut random = [0; 10];
+        random[0] = u8::try_from(count).unwrap();
+        LeaseId::new(self.clock.now(), &random)
+    }
+
     /// Ends the newest lease, and waits until the proxy has heard.
     pub async fn end_lease(&self, end: LeaseEnd) {
         let lease = self.last_lease();
@@ -132,9 +143,7 @@ impl Brokerage for Broker {
             if let Some(refusal) = &state.refusal {
                 return Err(refusal.clone());
             }
-            let mut random = [0; 10];
-            random[0] = u8::try_from(count).unwrap();
-            let lease = LeaseId::new(self.clock.now(), &random);
+            let lease = self.number(count);
             let name = ask.target.to_string();
             let (host, secret) = state.credentials[&name].clone();
             let issued_at = self.clock.now();
