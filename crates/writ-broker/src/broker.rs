@@ -12,7 +12,6 @@
 //! [`Broker::unlocked`]. Absent: approvals; every permit is settled for now.
 
 use std::{
-    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
@@ -20,8 +19,8 @@ use std::{
 use tokio::sync::watch;
 use writ_api::seal::Recipient;
 use writ_core::{
-    AcquireAsk, Action, Asked, Attestation, BootId, BoxFuture, Brokerage, Clock, DataPlane, Evidence,
-    Granted, Lost, Refusal, RefusalKind, Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
+    AcquireAsk, Action, Asked, BootId, BoxFuture, Brokerage, Clock, DataPlane, Granted, Lost, Refusal,
+    Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
 };
 
 use crate::{
@@ -144,19 +143,5 @@ impl Broker {
     pub(crate) fn random_bytes(&self) -> Result<[u8; 10], Refusal> {
         let mut bytes = [0; 10];
         if (self.random)(&mut bytes) { Ok(bytes) } else { Err(fault::randomness()) }
-    }
-
-    /// What `evidence` proves.
-    pub(crate) fn attest(
-        &self,
-        evidence: &Evidence,
-        questions: &BTreeSet<String>,
-    ) -> Result<Attestation, Refusal> {
-        let refuse = |why: String| {
-            Refusal::new(RefusalKind::UnknownWorkload, why, "run a program that exists and can be read")
-        };
-        let attestor = writ_attest::attestor(evidence.kind())
-            .ok_or_else(|| refuse(format!("nobody judges evidence of kind {}", evidence.kind())))?;
-        attestor.attest(evidence, questions).map_err(|fault| refuse(fault.to_string()))
     }
 }
