@@ -12,7 +12,8 @@ use writ_core::{
 };
 
 use crate::{
-    broker::Broker, door::Unlocked, fault, rules::Rules, sessions::Facts, start::ORPHANED, store::LeaseRecord,
+    broker::Broker, config::ResolvedTarget, door::Unlocked, fault, rules::Rules, sessions::Facts,
+    start::ORPHANED, store::LeaseRecord,
 };
 
 /// An attempt that is on the disk and waits for its outcome.
