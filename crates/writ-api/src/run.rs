@@ -14,7 +14,7 @@ use writ_core::{CredentialName, Level, Placeholder, Refusal, RoleName, SessionId
 
 /// What the launcher says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromLauncher {
     /// Opens a session. One listening TCP socket on loopback travels beside it.
     Open(Open),
@@ -43,7 +43,7 @@ pub struct Open {
 
 /// What the broker says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromBroker {
     Opened(Opened),
     Refused(Refusal),

@@ -104,4 +104,39 @@ mod tests {
         assert!(one.open(&damaged, &place).is_err());
         assert!(seal(&Secret::new(vec![1]), &RecipientKey("AAAA".into()), &place).is_err());
     }
+
+    /// Points of low order give everybody the same shared secret (RFC 7748 §6.1, RFC 9180 §7.1.4).
+    #[test]
+    fn malformed_keys_and_texts_are_refused() {
+        let place = Place::Control { purpose: "unlock".into() };
+        let secret = || Secret::new(b"value".to_vec());
+        let one = [[1].as_slice(), &[0; 31]].concat();
+        for key in [vec![], vec![9; 31], vec![9; 33], vec![0; 32], one.clone()] {
+            let key = RecipientKey(STANDARD.encode(&key));
+            assert!(seal(&secret(), &key, &place).is_err(), "{key:?}");
+        }
+        let recipient = Recipient::generate().unwrap();
+        let sealed = seal(&secret(), recipient.key(), &place).unwrap();
+        for enc in [vec![], vec![9; 31], vec![9; 33], vec![0; 32], one] {
+            let damaged = Sealed { enc: STANDARD.encode(enc), ..sealed.clone() };
+            assert!(recipient.open(&damaged, &place).is_err(), "{damaged:?}");
+        }
+        for ciphertext in ["", "AA==", "!", "AAAAAAAAAAAAAAAAAAAAAA=="] {
+            let damaged = Sealed { ciphertext: ciphertext.into(), ..sealed.clone() };
+            assert!(recipient.open(&damaged, &place).is_err(), "{ciphertext}");
+        }
+    }
+
+    /// No two places have the same `info`, whatever a purpose says.
+    #[test]
+    fn places_are_told_apart() {
+        use writ_core::Timestamp;
+        let at = |byte| Timestamp::from_millis(byte);
+        let (session, lease) = (SessionId::new(at(1), &[0; 10]), LeaseId::new(at(2), &[0; 10]));
+        let info = Place::Lease { session, lease }.info();
+        let purpose = String::from_utf8(info.clone()).unwrap();
+        assert_ne!(Place::Control { purpose }.info(), info);
+        let (other, swapped) = (LeaseId::new(at(1), &[0; 10]), SessionId::new(at(2), &[0; 10]));
+        assert_ne!(Place::Lease { session: swapped, lease: other }.info(), info);
+    }
 }

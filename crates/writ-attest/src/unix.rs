@@ -149,10 +149,11 @@ fn account_names(uid: u32, accounts: &Path) -> Result<Vec<String>, AttestFault> 
         let line = line.map_err(unreadable(accounts))?;
         let mut fields = line.split(':');
         let (name, number) = (fields.next(), fields.nth(1));
-        if let (Some(name), Some(Ok(number))) = (name, number.map(str::parse::<u32>)) {
-            if number == uid && !name.is_empty() {
-                names.push(name.to_owned());
-            }
+        if let (Some(name), Some(Ok(number))) = (name, number.map(str::parse::<u32>))
+            && number == uid
+            && !name.is_empty()
+        {
+            names.push(name.to_owned());
         }
     }
     Ok(names)

@@ -11,10 +11,8 @@ fn evidence(kind: &str) -> Evidence {
     match kind {
         "unix" => {
             let script = Some(std::fs::canonicalize("Cargo.toml").unwrap());
-            let uid = rustix::process::getuid().as_raw();
-            let gid = rustix::process::getgid().as_raw();
-            let pid = i32::try_from(std::process::id()).unwrap();
-            Evidence::Unix(UnixEvidence { uid, gid, pid, program, script })
+            // The one account that every machine has.
+            Evidence::Unix(UnixEvidence { uid: 0, gid: 0, pid: 1, program, script })
         }
         other => panic!("say what evidence of kind {other} looks like"),
     }

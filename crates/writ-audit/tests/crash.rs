@@ -1,5 +1,5 @@
 //! SIGKILL in the middle of writing: the test program starts itself as the writer, and kills it.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests: a failure here is a failed test")]
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 mod common;
 

@@ -131,6 +131,11 @@ impl Broker {
         *self.busy.borrow() == 0
     }
 
+    /// Whether it waits for [`unlock`](writ_api::control::Ask::Unlock).
+    pub fn is_locked(&self) -> bool {
+        self.open_door().is_none()
+    }
+
     /// Waits until the broker has been idle for the whole of `grace`.
     pub async fn until_idle(&self, grace: Duration) {
         let mut busy = self.busy.subscribe();

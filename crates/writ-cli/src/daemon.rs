@@ -1,9 +1,243 @@
-//! The daemon.
-use std::process::ExitCode;
+//! The daemon: broker and proxy in one process, for one person.
+//!
+//! ```text
+//!   lock ─► seal and store ─► broker ─► proxy ─► sockets ─► "ready" ─► idle, told to stop, or a signal ─► everything ends
+//! ```
+//!
+//! It is this same binary behind a hidden first argument, in a session of its own, with an environment that holds no key. It
+//! holds its lock for its life, so there is one writer of the store. With a passphrase seal it starts locked, and the
+//! proxy comes with the key.
 
-/// The hidden first argument.
+use std::{
+    env, fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    net::UnixListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+use writ_broker::{
+    Broker, BrokerConfig, Engines,
+    config::{Config, ConfigFault, SealKind},
+    keyring::Installation,
+};
+use writ_core::{Clock, Refusal, RefusalKind, Timestamp};
+use writ_proxy::{Proxy, ProxyConfig, Roots, SystemNames};
+
+use crate::{client::Readiness, env_vars, fault::Fault, output, paths::Paths};
+
+/// The hidden first argument; the configuration's path follows.
 pub const STAGE: &str = "__daemon";
 
+/// Without a session or a connection for this long, the daemon ends.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+/// Threads of the broker. The proxy has its own, one a core.
+const BROKER_THREADS: usize = 2;
+/// Workers of the proxy at the most.
+const WORKERS_MAX: usize = 16;
+
+/// Runs the daemon if this process is it.
 pub fn stage() -> Option<ExitCode> {
-    None
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next()? != STAGE {
+        return None;
+    }
+    let config = arguments.next().map(PathBuf::from);
+    match Paths::resolve(config).and_then(|paths| run(&paths)) {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        Err(fault) => {
+            tracing::error!(next = fault.next, "{}", fault.what);
+            let refusal = Refusal::new(fault.kind.unwrap_or(RefusalKind::Internal), fault.what, fault.next);
+            output::readiness(&Readiness::Failed(refusal));
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn run(paths: &Paths) -> Result<(), Fault> {
+    let hardening = writ_sys::harden_process();
+    let filter = EnvFilter::try_from_env(env_vars::WRIT_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    if !hardening.holds() {
+        tracing::warn!(?hardening, "this process could not be closed to debuggers and core dumps");
+    }
+    paths.prepare()?;
+    let failed = |error: io::Error| Fault::new(format!("{}: {error}", paths.lock().display()), "writ doctor");
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(paths.lock())
+        .map_err(failed)?;
+    if !writ_sys::flock_exclusive_nonblocking(&lock).map_err(failed)? {
+        output::readiness(&Readiness::Busy);
+        return Ok(());
+    }
+    let runtime =
+        Builder::new_multi_thread().worker_threads(BROKER_THREADS).enable_all().build().map_err(failed)?;
+    let served = runtime.block_on(serve(paths));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    served
+}
+
+async fn serve(paths: &Paths) -> Result<(), Fault> {
+    remove_leftovers(&paths.run);
+    let broker = broker(paths).await?;
+    let proxy = Proxies::default();
+    let unlocked = tokio::spawn(proxy.clone().start_when_unlocked(broker.clone()));
+    if !broker.is_locked() {
+        unlocked.await.map_err(|error| Fault::new(error.to_string(), "writ doctor"))??;
+    }
+    let (control, run) = (bind(&paths.control_socket())?, bind(&paths.run_socket())?);
+    let served =
+        [tokio::spawn(control_task(broker.clone(), control)), tokio::spawn(run_task(broker.clone(), run))];
+    output::readiness(&Readiness::Ready);
+    tracing::info!(pid = std::process::id(), config = %paths.config.display(), "ready");
+
+    let why = until_the_end(&broker).await;
+    tracing::info!(why, "ending");
+    // Nobody new: the sockets go first, so that the next command starts the next daemon.
+    served.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = fs::remove_file(paths.control_socket());
+    let _ = fs::remove_file(paths.run_socket());
+    broker.stop().await;
+    proxy.stop().await;
+    Ok(())
+}
+
+async fn control_task(broker: Arc<Broker>, listener: UnixListener) {
+    broker.serve_control(listener).await;
+}
+
+async fn run_task(broker: Arc<Broker>, listener: UnixListener) {
+    broker.serve_run(listener).await;
+}
+
+async fn until_the_end(broker: &Broker) -> &'static str {
+    let seconds = env::var(env_vars::WRIT_IDLE_SECONDS).ok().and_then(|text| text.parse().ok());
+    let idle = seconds.map_or(IDLE, Duration::from_secs);
+    tokio::select! {
+        () = broker.until_stopped() => "told to stop",
+        () = broker.until_idle(idle) => "idle",
+        () = terminated() => "a signal",
+    }
+}
+
+async fn terminated() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return std::future::pending().await };
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+}
+
+async fn broker(paths: &Paths) -> Result<Arc<Broker>, Fault> {
+    let seal = match Config::load(&paths.config) {
+        Ok(config) => config.seal.kind,
+        Err(ConfigFault::Missing(_)) => SealKind::default(),
+        Err(fault) => return Err(Fault::new(fault.to_string(), "mend the configuration")),
+    };
+    let installation = Installation::open(&paths.state, seal.as_str())
+        .await
+        .map_err(|fault| Fault::new(fault.to_string(), "writ doctor"))?;
+    let config = BrokerConfig {
+        config: paths.config.clone(),
+        audit: paths.audit(),
+        installation,
+        engines: Engines::default(),
+        clock: Arc::new(SystemClock),
+        random: Arc::new(|bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).is_ok()),
+    };
+    Broker::start(config).await.map_err(|fault| Fault::new(fault.to_string(), "writ doctor"))
+}
+
+/// The proxy, once the seal is open.
+#[derive(Clone, Default)]
+struct Proxies {
+    running: Arc<std::sync::Mutex<Option<(Arc<Proxy>, Vec<writ_audit::Stream>)>>>,
+}
+
+impl Proxies {
+    async fn start_when_unlocked(self, broker: Arc<Broker>) -> Result<(), Fault> {
+        broker.until_unlocked().await;
+        let failed = |what: String| {
+            Fault::new(format!("the proxy: {what}"), "look at daemon.log in the state directory")
+        };
+        let started = tokio::task::spawn_blocking(move || {
+            let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+            let streams = (0..workers).map(|worker| broker.audit_stream(&format!("proxy-{worker}")));
+            let streams: Vec<_> =
+                streams.collect::<Result<_, _>>().map_err(|fault| failed(fault.to_string()))?;
+            let config = ProxyConfig {
+                workers,
+                brokerage: broker.clone(),
+                audit: streams.clone(),
+                clock: Arc::new(SystemClock),
+                roots: Roots::system(),
+                names: Arc::new(SystemNames),
+            };
+            let proxy = Arc::new(Proxy::start(config).map_err(|fault| failed(fault.to_string()))?);
+            broker.set_data_plane(proxy.clone());
+            Ok::<_, Fault>((proxy, streams))
+        });
+        let started = started.await.map_err(|error| failed(error.to_string()))??;
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(started);
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some((proxy, streams)) = running else { return };
+        let stopped = tokio::task::spawn_blocking(move || {
+            proxy.stop();
+            for stream in streams {
+                if let Err(fault) = stream.close() {
+                    tracing::warn!(%fault, "an audit stream was not closed cleanly");
+                }
+            }
+        });
+        let _ = stopped.await;
+    }
+}
+
+/// A socket that appears only when it listens, for its owner alone.
+fn bind(path: &Path) -> Result<UnixListener, Fault> {
+    let failed = |error: io::Error| Fault::new(format!("{}: {error}", path.display()), "writ doctor");
+    let early = path.with_extension("early");
+    let _ = fs::remove_file(&early);
+    let listener = UnixListener::bind(&early).map_err(failed)?;
+    fs::set_permissions(&early, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    fs::rename(&early, path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Bundles of sessions whose launcher was killed. We hold the lock, so no session is alive.
+fn remove_leftovers(run: &Path) {
+    let Ok(entries) = fs::read_dir(run) else { return };
+    for entry in
+        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pem"))
+    {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+/// The machine's clocks.
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn boottime(&self) -> Duration {
+        writ_sys::boottime()
+    }
 }

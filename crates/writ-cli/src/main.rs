@@ -55,7 +55,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
         Command::Init { yes } => commands::init::run(&paths, output, yes)?,
-        Command::Doctor => return Err(Fault::new("not yet", "")),
+        Command::Doctor => return commands::doctor::run(&paths, output),
     }
     Ok(ExitCode::SUCCESS)
 }

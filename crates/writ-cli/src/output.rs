@@ -54,6 +54,12 @@ impl Output {
         }
     }
 
+    /// A question, on stderr, with the cursor behind it.
+    pub fn prompt(&self, text: &str) {
+        anstream::eprint!("{text} [y/N] ");
+        let _ = std::io::stderr().flush();
+    }
+
     /// A failure, on stderr.
     pub fn fault(&self, fault: &Fault) {
         if self.json {
@@ -82,4 +88,14 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
         table.add_row(row);
     }
     table.to_string()
+}
+
+/// What the daemon says to the command that started it: one line. Nothing listens to its stdout after that.
+pub fn readiness(readiness: &crate::client::Readiness) {
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{}", serde_json::to_string(readiness).unwrap_or_default());
+    let _ = stdout.flush();
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
 }

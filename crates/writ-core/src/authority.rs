@@ -8,6 +8,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::quote::quoted;
+
 const HOST_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
 /// The port of `https`.
@@ -53,9 +55,9 @@ impl FromStr for Host {
             return Err(AuthorityError::Length);
         }
         if text.starts_with('[') || text.contains(':') {
-            return Err(AuthorityError::IpLiteral(text.to_owned()));
+            return Err(AuthorityError::IpLiteral(quoted(text)));
         }
-        let form = || AuthorityError::Form(text.to_owned());
+        let form = || AuthorityError::Form(quoted(text));
         if !text.split('.').all(is_label) {
             return Err(form());
         }
@@ -63,7 +65,7 @@ impl FromStr for Host {
         // A last label that is a number, decimal, octal or hexadecimal, makes the whole an IPv4 address (WHATWG URL §3.5).
         let hex = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
         if hex || last.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(AuthorityError::IpLiteral(text.to_owned()));
+            return Err(AuthorityError::IpLiteral(quoted(text)));
         }
         Ok(Self(text.to_ascii_lowercase()))
     }
@@ -96,13 +98,13 @@ impl FromStr for Authority {
     /// Reads `host` or `host:port`; without a port it is 443.
     fn from_str(text: &str) -> Result<Self, AuthorityError> {
         if text.starts_with('[') || text.matches(':').count() > 1 {
-            return Err(AuthorityError::IpLiteral(text.to_owned()));
+            return Err(AuthorityError::IpLiteral(quoted(text)));
         }
         let Some((host, port)) = text.split_once(':') else { return Ok(Self::new(text.parse()?, HTTPS)) };
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
         match port.parse() {
             Ok(number) if digits => Ok(Self::new(host.parse()?, number)),
-            _ => Err(AuthorityError::Port(port.to_owned())),
+            _ => Err(AuthorityError::Port(quoted(port))),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::quote::quoted;
+
 /// Why a text is not a name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -110,11 +112,11 @@ fn plain(text: &str) -> Result<(), NameError> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let rest =
         text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
-    if first && rest && text.len() <= NAME_MAX { Ok(()) } else { Err(NameError::Form(text.to_owned())) }
+    if first && rest && text.len() <= NAME_MAX { Ok(()) } else { Err(NameError::Form(quoted(text))) }
 }
 
 fn trust_domain(text: &str) -> Result<(), NameError> {
-    let fault = |why| Err(NameError::SpiffeId(text.to_owned(), why));
+    let fault = |why| Err(NameError::SpiffeId(quoted(text), why));
     if text.is_empty() || text.len() > TRUST_DOMAIN_MAX {
         return fault("a trust domain has 1 to 255 characters");
     }
@@ -126,7 +128,7 @@ fn trust_domain(text: &str) -> Result<(), NameError> {
 }
 
 fn spiffe_id(text: &str) -> Result<(), NameError> {
-    let fault = |why| Err(NameError::SpiffeId(text.to_owned(), why));
+    let fault = |why| Err(NameError::SpiffeId(quoted(text), why));
     if text.len() > SPIFFE_ID_MAX {
         return fault("it has more than 2048 bytes");
     }

@@ -53,9 +53,35 @@ impl Shape {
 }
 
 /// A shape-valid stand-in for a key.
+///
+/// Invariant: printable ASCII without spaces, with [`Placeholder::MARK`] in it. So it is never empty, which would be found
+/// everywhere, and a header can carry it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Placeholder(String);
+
+/// A text from the wire is not a placeholder.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a placeholder consists of at most 1024 letters, digits and signs, \"writ\" among them")]
+pub struct PlaceholderError;
+
+/// The longest placeholder.
+const PLACEHOLDER_MAX: usize = 1024;
+
+impl TryFrom<String> for Placeholder {
+    type Error = PlaceholderError;
+
+    fn try_from(text: String) -> Result<Self, PlaceholderError> {
+        let plain = text.len() <= PLACEHOLDER_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if plain && text.contains(MARK) { Ok(Self(text)) } else { Err(PlaceholderError) }
+    }
+}
+
+impl From<Placeholder> for String {
+    fn from(placeholder: Placeholder) -> String {
+        placeholder.0
+    }
+}
 
 impl Placeholder {
     /// What every placeholder contains: a cheap first look before the table.
@@ -80,6 +106,18 @@ impl fmt::Debug for Placeholder {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_the_wire_is_judged() {
+        let read = |text: &str| serde_json::from_value::<Placeholder>(text.into());
+        let built = Shape::GENERIC.build((0..=255).cycle());
+        assert_eq!(read(built.as_str()).unwrap(), built);
+        for bad in ["", "sk-proj-abc", "writ a", "writ\n", "writ\u{e9}", &"writ".repeat(300)] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+
     #[test]
     fn placeholders_have_the_vendor_shape() {
         for preset in crate::PRESETS {

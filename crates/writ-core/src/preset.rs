@@ -138,6 +138,28 @@ mod tests {
                 assert!(path.parse::<crate::PathPattern>().is_ok(), "{path}");
             }
             assert!(!preset.places.is_empty() && !preset.env.is_empty());
+            for host in preset.quiet_hosts {
+                assert!(host.parse::<crate::Host>().is_ok_and(|parsed| parsed.as_str() == *host), "{host}");
+            }
+            // An unreadable path would be dropped, and no paths means all.
+            for (injection, (_, paths)) in preset.injections().iter().zip(preset.places) {
+                assert_eq!(injection.paths.len(), paths.len(), "{}", preset.name);
+                match &injection.place {
+                    Place::Header { name } => {
+                        assert_eq!(http::HeaderName::from_bytes(name.as_bytes()).unwrap().as_str(), name);
+                    }
+                    Place::Basic { user } => assert!(!user.is_empty() && !user.contains(':'), "RFC 7617 §2"),
+                    Place::Bearer | Place::Placeholder => {}
+                }
+            }
+            let letters = preset.shape.length - preset.shape.prefix.len() - preset.shape.suffix.len();
+            assert!(letters >= 4 + 16, "{}: too few letters to tell placeholders apart", preset.name);
+            assert_eq!(
+                PRESETS.iter().filter(|other| other.name == preset.name).count(),
+                1,
+                "{}",
+                preset.name
+            );
         }
     }
 }

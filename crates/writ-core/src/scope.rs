@@ -6,10 +6,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Authority, CanonicalPath, PathPattern, Refusal, RefusalKind};
+use crate::{Authority, CanonicalPath, PathPattern, Refusal, RefusalKind, quote::quoted};
 
-/// Methods that never carry a credential: TRACE reflects it, CONNECT hides what it is used for.
-const NEVER: [&str; 2] = ["TRACE", "CONNECT"];
+/// Methods that never carry a credential: TRACE reflects it, and so does TRACK where it is known; CONNECT hides what it is used
+/// for. In any case of letters: methods are case-sensitive (RFC 9110 §9.1), but not to every server.
+const NEVER: [&str; 3] = ["TRACE", "TRACK", "CONNECT"];
 
 /// One line of permission: some methods on some paths. An empty list means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +39,14 @@ impl Scope {
     /// # Errors
     /// [`RefusalKind::OutOfScope`] with the grants that there are.
     pub fn check(&self, method: &str, path: &CanonicalPath) -> Result<(), Refusal> {
-        let never = NEVER.contains(&method);
+        let never = NEVER.iter().any(|one| one.eq_ignore_ascii_case(method));
         if !never && self.grants.iter().any(|grant| grant.covers(method, path)) {
             return Ok(());
         }
         let detail = format!(
-            "{method} {path} at {} is not in the scope of this lease, which is {self}",
+            "{} {} at {} is not in the scope of this lease, which is {self}",
+            quoted(method),
+            quoted(path.as_str()),
             self.authority
         );
         let next =
@@ -63,6 +66,9 @@ impl fmt::Display for Grant {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.grants.is_empty() {
+            f.write_str("empty")?;
+        }
         for (index, grant) in self.grants.iter().enumerate() {
             write!(f, "{}{grant}", if index == 0 { "" } else { "; " })?;
         }
@@ -93,7 +99,12 @@ mod tests {
         let all = Scope { authority: authority(), grants: vec![Grant::default()] };
         let path = CanonicalPath::parse("/", false).unwrap();
         assert!(all.check("DELETE", &path).is_ok());
-        assert!(all.check("TRACE", &path).is_err() && all.check("CONNECT", &path).is_err());
-        assert!(Scope { authority: authority(), grants: vec![] }.check("GET", &path).is_err());
+        for never in ["TRACE", "trace", "TRACK", "Track", "CONNECT", "cOnnect"] {
+            assert!(all.check(never, &path).is_err(), "{never}");
+        }
+        let none = Scope { authority: authority(), grants: vec![] };
+        assert!(none.check("GET", &path).unwrap_err().detail.ends_with("which is empty"));
+        let long = CanonicalPath::parse(&format!("/{}", "x".repeat(8000)), false).unwrap();
+        assert!(none.check(&"M".repeat(60_000), &long).unwrap_err().detail.len() < 1000);
     }
 }

@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::quote::quoted;
+
 /// A point in wall-clock time: milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -73,7 +75,7 @@ impl FromStr for Ttl {
     type Err = TtlError;
 
     fn from_str(text: &str) -> Result<Self, TtlError> {
-        let form = || TtlError::Form(text.to_owned());
+        let form = || TtlError::Form(quoted(text));
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(form)?;
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().map_err(|_| form())?;

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! what was rendered ──► Needles ──Arc──► Scrubber ── push(piece) ──► pieces without the secret
-//! (credential, Basic)   once per lease   one per response            hold(), flush()
+//! (key, Basic pair)     once per lease   one per response            hold(), flush()
 //!                          └──────────── scrub_value(header value)
 //! ```
 //!
@@ -15,14 +15,32 @@
 //! | `encode` | the spellings of a secret: base64, percent, JSON, HTML, hex |
 //! | `scrub` | [`Scrubber`]: the state of one stream between two pieces |
 //!
+//! ```
+//! use std::sync::Arc;
+//! use bytes::Bytes;
+//! use writ_detect::{NeedleSource, Needles, Scrubber};
+//!
+//! let key = NeedleSource { value: b"sk-live-0123456789", replacement: b"[writ:shop]" };
+//! let needles = Arc::new(Needles::new(&[key])?);
+//!
+//! let (mut scrubber, mut out) = (Scrubber::new(needles), Vec::<Bytes>::new());
+//! scrubber.push(Bytes::from_static(b"your key is sk-live-01"), &mut out);
+//! assert_eq!((out.concat().as_slice(), scrubber.hold()), (&b"your key is "[..], 10));
+//! scrubber.push(Bytes::from_static(b"23456789!"), &mut out);
+//! scrubber.flush(&mut out);
+//! assert_eq!(out.concat(), b"your key is [writ:shop]!");
+//! # Ok::<(), writ_detect::NeedleFault>(())
+//! ```
+//!
 //! # What no scrubber can catch
 //!
-//! The real defence is that the agent never holds the credential. Scrubbing covers *accidents, echoes and
+//! The real defense is that the agent never holds the credential. Scrubbing covers *accidents, echoes and
 //! lazy encodings*, and a caller must not promise more:
 //!
 //! * an upstream that wants to leak can encrypt, reverse, split or paraphrase the secret;
 //! * an encoding of an encoding is not searched for: base64 twice, base64 inside a JSON string whose writer
-//!   escapes `/`, percent-encoded base64, JSON inside JSON where the secret has characters to escape;
+//!   escapes `/`, percent-encoded base64, JSON inside JSON where the secret has characters to escape (a
+//!   rendered Basic credential is found so, if the caller makes it a source of its own);
 //! * nor is a mixture within one secret: one `%XX` among plain letters, `%2f` beside `%2F`, line breaks of
 //!   MIME base64, separators or zero-width characters in between, changed case of letters;
 //! * nor base32, UTF-16, quoted-printable, shell quoting, `\xXX`, zero-padded numeric entities;

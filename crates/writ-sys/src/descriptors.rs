@@ -97,11 +97,17 @@ const RECEIVE: RecvFlags = RecvFlags::empty();
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek, SeekFrom, Write};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::time::Duration;
 
     use rustix::io::{FdFlags, fcntl_getfd};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     use super::*;
+    use crate::testing::{again, role};
+
+    const NO_ROOM: &str = "descriptors::tests::descriptors_that_find_no_room_are_an_error";
+    const LONG: Duration = Duration::from_secs(20);
 
     /// Sends `sent` ends of a socket pair, closes them here, and receives with a limit of `max`. The read half that
     /// stays tells whether every passed end is closed in the end.
@@ -148,9 +154,30 @@ mod tests {
         for (sent, max) in [(1, 0), (2, 1), (3, 1), (3, 2), (9, 4), (DESCRIPTORS_MAX, 1)] {
             let (result, mut witness) = pass(sent, max);
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidData, "sent {sent}, max {max}");
-            witness.set_nonblocking(true).unwrap();
+            // The other tests start processes, which hold a copy of everything until they execute: so it waits.
+            witness.set_read_timeout(Some(LONG)).unwrap();
             assert_eq!(witness.read(&mut [0]).unwrap(), 0, "one of {sent} stayed open, max {max}");
         }
+    }
+
+    #[test]
+    fn descriptors_that_find_no_room_are_an_error() {
+        if role().is_none() {
+            assert!(again(NO_ROOM, "receive").status().unwrap().success());
+            return;
+        }
+        let (here, there) = UnixStream::pair().unwrap();
+        send_with_fds(&here, b"x", &[here.as_fd(), here.as_fd(), here.as_fd()]).unwrap();
+        let lowest_free = || here.try_clone().unwrap().as_raw_fd();
+        let before = lowest_free();
+        let room_for_one = Rlimit {
+            current: Some(u64::try_from(before).unwrap() + 1),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        setrlimit(Resource::Nofile, room_for_one).unwrap();
+        let result = receive_with_fds(&there, &mut [0; 4], 4);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(lowest_free(), before, "the one that found room is closed");
     }
 
     #[test]

@@ -77,14 +77,20 @@ fn lock_memory() -> bool {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Command, Stdio};
 
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, setrlimit};
+    use rustix::process::{
+        DumpableBehavior, Resource, Rlimit, dumpable_behavior, geteuid, getrlimit, set_dumpable_behavior,
+        setrlimit,
+    };
 
     use super::*;
     use crate::testing::{again, role};
 
     const HARDENS: &str = "harden::tests::a_hardened_process_says_what_holds_and_it_does";
+    const WATCHED: &str = "harden::tests::others_of_the_same_user_cannot_look_into_a_hardened_process";
     const CRASHES: &str = "harden::tests::a_hardened_process_leaves_no_core";
 
     #[test]
@@ -107,6 +113,41 @@ mod tests {
             65536
         );
     }
+
+    /// The superuser may look anywhere, so as root both the process and the one that looks become a plain user.
+    #[test]
+    fn others_of_the_same_user_cannot_look_into_a_hardened_process() {
+        if let Some(role) = role() {
+            if geteuid().is_root() {
+                // SAFETY: no memory is involved; the C library does it for all threads.
+                assert_eq!(unsafe { libc::setresuid(PLAIN_USER, PLAIN_USER, PLAIN_USER) }, 0);
+                set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+            }
+            if role == "hard" {
+                assert!(harden_process().holds());
+            }
+            println!("\nready");
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+            return;
+        }
+        for (role, readable) in [("soft", true), ("hard", false)] {
+            let mut watched = again(WATCHED, role).stdin(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(watched.stdout.take().unwrap()).lines().map(Result::unwrap);
+            assert!(lines.any(|line| line == "ready"));
+            let mut look = Command::new("cat");
+            look.arg(format!("/proc/{}/environ", watched.id())).stdout(Stdio::null()).stderr(Stdio::null());
+            if geteuid().is_root() {
+                look.uid(PLAIN_USER);
+            }
+            assert_eq!(look.status().unwrap().success(), readable, "{role}");
+            drop(watched.stdin.take());
+            assert_eq!(lines.filter(|line| line.contains("1 passed")).count(), 1);
+            assert!(watched.wait().unwrap().success());
+        }
+    }
+
+    /// `nobody`; any number would do.
+    const PLAIN_USER: u32 = 65534;
 
     #[test]
     fn a_hardened_process_leaves_no_core() {

@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// The numbers, which differ between systems.
+pub use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+
 /// Signals taken out of normal delivery, to be read instead.
 ///
 /// Dropping it does not unblock the signals: one that arrived meanwhile would strike at that moment.

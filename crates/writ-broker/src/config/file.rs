@@ -65,6 +65,16 @@ pub enum SealKind {
     Passphrase,
 }
 
+impl SealKind {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::KeyFile => "key-file",
+            Self::Passphrase => "passphrase",
+        }
+    }
+}
+
 /// `[run]`: what `writ run` does when its command line says nothing else.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

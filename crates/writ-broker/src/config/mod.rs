@@ -12,6 +12,7 @@ mod check;
 mod fault;
 mod file;
 mod load;
+pub mod reference;
 mod resolve;
 mod resolved;
 mod when;
@@ -27,3 +28,6 @@ pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
 };
 pub use when::{When, WhenError};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -22,7 +22,7 @@ use super::{
 use crate::registration::Registration;
 
 /// The most entries of one kind, the most grants of a role, and the most words in a list of an entry.
-const ENTRIES_MAX: usize = 1024;
+const ENTRIES_MAX: usize = 256;
 const GRANTS_MAX: usize = 256;
 const LIST_MAX: usize = 64;
 /// The engine that keeps a value as it is.

@@ -3,7 +3,10 @@
 //! One store for each role: a workload is `in` the role only where a registration entry says so, and the role of the session
 //! picks the store. So a workload with two roles has the rights of the one it runs under.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use cedar_policy::entities_errors::EntitiesError;
 use cedar_policy::{
@@ -23,23 +26,23 @@ pub(super) enum EntityFault {
 }
 
 pub(super) fn workload(id: &SpiffeId) -> EntityUid {
-    uid("Workload", id.as_str())
+    uid(&WORKLOAD, id.as_str())
 }
 
 pub(super) fn role(name: &RoleName) -> EntityUid {
-    uid("Role", name.as_str())
+    uid(&ROLE, name.as_str())
 }
 
 pub(super) fn target(name: &TargetName) -> EntityUid {
-    uid("Target", name.as_str())
+    uid(&TARGET, name.as_str())
 }
 
 pub(super) fn credential(name: &CredentialName) -> EntityUid {
-    uid("Credential", name.as_str())
+    uid(&CREDENTIAL, name.as_str())
 }
 
 pub(super) fn action(action: Action) -> EntityUid {
-    uid("Action", action_name(action))
+    uid(&ACTION, action_name(action))
 }
 
 /// The workloads that may run under `role`.
@@ -82,11 +85,18 @@ fn text(name: &str, value: &str) -> (String, RestrictedExpression) {
     (name.to_owned(), RestrictedExpression::new_string(value.to_owned()))
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "the four type names are literals of this file, and each is an identifier"
-)]
-fn uid(kind: &'static str, id: &str) -> EntityUid {
-    let kind: EntityTypeName = kind.parse().expect("an identifier");
-    EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+static WORKLOAD: LazyLock<EntityTypeName> = LazyLock::new(|| kind("Workload"));
+static ROLE: LazyLock<EntityTypeName> = LazyLock::new(|| kind("Role"));
+static TARGET: LazyLock<EntityTypeName> = LazyLock::new(|| kind("Target"));
+static CREDENTIAL: LazyLock<EntityTypeName> = LazyLock::new(|| kind("Credential"));
+static ACTION: LazyLock<EntityTypeName> = LazyLock::new(|| kind("Action"));
+
+/// Parsed once: Cedar's parser costs more than a decision.
+#[expect(clippy::expect_used, reason = "the names are literals of this file, and each is an identifier")]
+fn kind(name: &'static str) -> EntityTypeName {
+    name.parse().expect("an identifier")
+}
+
+fn uid(kind: &LazyLock<EntityTypeName>, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(EntityTypeName::clone(kind), EntityId::new(id))
 }

@@ -155,3 +155,6 @@ const fn action_name(action: Action) -> &'static str {
         Action::Inject => "inject",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ use crate::config::{ConfigFault, PolicyFile, Resolved, method, nearest};
 
 /// The most raw policies of one file.
 const POLICIES_MAX: usize = 1024;
+/// The longest `@id`.
+const ID_MAX: usize = 63;
 const ANNOTATIONS: [&str; 4] = ["id", "reason", "methods", "paths"];
 
 /// Reads every raw policy of a configuration.
@@ -106,6 +108,10 @@ impl Reader<'_> {
             let next = format!("use {}", ANNOTATIONS.map(|one| format!("@{one}")).join(", "));
             return Err(self.fault(place(), format!("there is no annotation @{key}"), next));
         }
+        if let Some(id) = policy.annotation("id").filter(|id| !is_name(id)) {
+            let next = "use 1 to 63 letters, digits, '-', '_' and '.'";
+            return Err(self.fault(place(), format!("{id:?} is not the name of a policy"), next));
+        }
         self.scope(number, policy)?;
         let words = |key: &str| -> Vec<String> {
             policy.annotation(key).unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
@@ -180,4 +186,10 @@ impl Reader<'_> {
         let start = start + rest.len() - rest.trim_start().len();
         start..start
     }
+}
+
+/// Names stand in refusals and in the audit log.
+fn is_name(id: &str) -> bool {
+    (1..=ID_MAX).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }

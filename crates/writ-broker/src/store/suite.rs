@@ -26,6 +26,7 @@ where
     a_session_keeps_its_first_end(&*make().await).await;
     leases_are_kept_as_given(&*make().await).await;
     a_lease_moves_only_forward(&*make().await).await;
+    every_end_and_outcome_is_kept(&*make().await).await;
     no_lease_without_a_living_session(&*make().await).await;
     leases_are_found_by_filter(&*make().await).await;
     lists_are_bounded(&*make().await).await;
@@ -272,6 +273,29 @@ async fn a_lease_moves_only_forward(store: &dyn Store) {
     }
     for step in [activate, revoke, end] {
         assert_eq!(became(store, vec![step(lease_id(999))]).await, Became::Missing);
+    }
+}
+
+async fn every_end_and_outcome_is_kept(store: &dyn Store) {
+    let ends = [
+        LeaseEnd::Expired,
+        LeaseEnd::Revoked,
+        LeaseEnd::Superseded,
+        LeaseEnd::SessionEnded,
+        LeaseEnd::Orphaned,
+    ];
+    store.apply(vec![Change::OpenSession(session(1))]).await.unwrap();
+    let outcomes = [Revoked::Gone, Revoked::UseBlocked].into_iter().cycle();
+    for ((number, end), revoked) in (1..).zip(ends).zip(outcomes) {
+        let id = lease_id(number);
+        let job = vec![
+            Change::OpenLease(lease(number, 1)),
+            Change::RevokeLease { lease: id, at: at(8), end },
+            Change::EndLease { lease: id, at: at(9), revoked },
+        ];
+        store.apply(job).await.unwrap();
+        let found = store.lease(id).await.unwrap().unwrap();
+        assert_eq!((found.end, found.revoked), (Some(end), Some(revoked)));
     }
 }
 

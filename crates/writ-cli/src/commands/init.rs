@@ -32,7 +32,7 @@ pub fn run(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
         let what = format!("{} exists already", paths.config.display());
         return Err(Fault::new(what, "edit it, and store keys with: writ credential set NAME"));
     }
-    let ask = Questions { yes, terminal: io::stdin().is_terminal() };
+    let ask = Questions { output, yes, terminal: io::stdin().is_terminal() };
     if !yes && !ask.terminal {
         return Err(Fault::new("there is no terminal to ask on", "writ init --yes takes every key over"));
     }
@@ -115,6 +115,7 @@ fn store(paths: &Paths, output: Output, taken: Vec<Found>) -> Result<(), Fault> 
 
 /// How questions are answered.
 struct Questions {
+    output: Output,
     yes: bool,
     terminal: bool,
 }
@@ -125,8 +126,7 @@ impl Questions {
             return Ok(self.yes);
         }
         let failed = |error: io::Error| Fault::new(error.to_string(), "");
-        anstream::eprint!("{text} [y/N] ");
-        io::stderr().flush().map_err(failed)?;
+        self.output.prompt(text);
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map_err(failed)?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod credential;
 pub mod daemon_control;
+pub mod doctor;
 pub mod init;
 pub mod lease;
 pub mod session;

@@ -35,7 +35,7 @@ pub fn write(paths: &Paths, opened: &Opened) -> Result<Bundle, Fault> {
         combined: paths.run.join(format!("bundle-{}.pem", opened.session)),
         own: paths.run.join(format!("ca-{}.pem", opened.session)),
     };
-    let system = SYSTEM_BUNDLES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
+    let system = system_bundle().and_then(|path| fs::read(path).ok()).unwrap_or_default();
     let written = create(&bundle.own, &[opened.ca_pem.as_bytes()])
         .and_then(|()| create(&bundle.combined, &[system.as_slice(), b"\n", opened.ca_pem.as_bytes()]));
     written.map_err(|error| {
@@ -45,6 +45,11 @@ pub fn write(paths: &Paths, opened: &Opened) -> Result<Bundle, Fault> {
         )
     })?;
     Ok(bundle)
+}
+
+/// Where this system keeps its certificates.
+pub fn system_bundle() -> Option<&'static str> {
+    SYSTEM_BUNDLES.iter().copied().find(|path| Path::new(path).is_file())
 }
 
 fn create(path: &Path, parts: &[&[u8]]) -> io::Result<()> {

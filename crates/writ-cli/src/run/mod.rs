@@ -30,6 +30,7 @@ use writ_api::{
 use writ_core::{Level, RoleName, Ttl};
 
 use crate::{args, client, fault::Fault, output::Output, paths::Paths};
+pub use bundle::system_bundle;
 use program::Program;
 
 /// What this release can do.

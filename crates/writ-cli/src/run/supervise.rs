@@ -22,7 +22,10 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher},
 };
-use writ_sys::SignalQueue;
+use writ_sys::{
+    SignalQueue,
+    signals::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2},
+};
 
 use super::program::Program;
 use crate::{
@@ -33,13 +36,6 @@ use crate::{
 /// How long a program may take to end after its session was ended, before it is killed.
 const END_GRACE: Duration = Duration::from_secs(3);
 
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-const SIGUSR1: i32 = 10;
-const SIGUSR2: i32 = 12;
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 /// Taken by the launcher. The terminal sends the first two to the program as well, so they are not passed on.
 const TAKEN: &[i32] = &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
 const PASSED_ON: &[i32] = &[SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];

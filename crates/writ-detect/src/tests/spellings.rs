@@ -229,6 +229,18 @@ fn a_rendered_basic_credential_is_replaced() {
         let rest = shown.strip_prefix("Basic [writ:gh]").unwrap_or_else(|| panic!("{shown}"));
         assert!(rest.trim_end_matches('=').len() <= 1, "{shown}");
         assert_eq!(scrub(&needles, &pair), "[writ:gh]");
+
+        // With the header's text as a source of its own, an echo goes whole, and is found when escaped in turn.
+        let basic = STANDARD.encode(&pair);
+        let header = NeedleSource { value: basic.as_bytes(), replacement: b"[writ:gh]" };
+        let needles = Needles::new(&[sources[0], sources[1], header]).unwrap();
+        for echo in
+            [basic.clone(), basic.replace('/', "\\/"), basic.replace('=', "%3D"), STANDARD.encode(&basic)]
+        {
+            let shown = scrub(&needles, &echo);
+            let rest = shown.strip_prefix("[writ:gh]").unwrap_or_else(|| panic!("{shown}"));
+            assert!(rest.trim_end_matches('=').len() <= 1, "{shown}");
+        }
     }
 }
 

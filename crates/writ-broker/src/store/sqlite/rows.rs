@@ -3,10 +3,8 @@
 use std::str::FromStr;
 
 use rusqlite::{Connection, Params, Row, types::FromSql};
-use serde::de::DeserializeOwned;
-use writ_core::{
-    BootId, CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp,
-};
+use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
+use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
 
 use super::fault::plain;
 use crate::store::{CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, StoreFault, StoredValue};
@@ -27,6 +25,33 @@ macro_rules! columns {
          end_reason, revoked, issued_at, expires_at, ended_at"
     };
 }
+
+pub(super) const SESSIONS: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions ORDER BY id DESC LIMIT ?1");
+
+pub(super) const SESSIONS_ALIVE: &str =
+    concat!("SELECT ", columns!(session), " FROM sessions WHERE ended_at IS NULL ORDER BY id DESC LIMIT ?1");
+
+pub(super) const LEASES_ALIVE: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state <> 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC"
+);
+
+pub(super) const LEASES_ENDED: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state = 'ended' AND (?1 IS NULL OR session = ?1)
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
+
+pub(super) const LEASES_ENDED_OF_SESSION: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases INDEXED BY leases_by_session WHERE state = 'ended' AND session = ?1
+     AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
+);
 
 pub(super) fn credential(
     connection: &Connection,
@@ -61,15 +86,7 @@ pub(super) fn session(
 }
 
 pub(super) fn sessions(connection: &Connection, ended: bool) -> Result<Vec<SessionRecord>, StoreFault> {
-    let sql = if ended {
-        concat!("SELECT ", columns!(session), " FROM sessions ORDER BY id DESC LIMIT ?1")
-    } else {
-        concat!(
-            "SELECT ",
-            columns!(session),
-            " FROM sessions WHERE ended_at IS NULL ORDER BY id DESC LIMIT ?1"
-        )
-    };
+    let sql = if ended { SESSIONS } else { SESSIONS_ALIVE };
     all(connection, sql, [SCAN_MAX], decode_session)
 }
 
@@ -80,30 +97,12 @@ pub(super) fn lease(connection: &Connection, lease: LeaseId) -> Result<Option<Le
 
 /// All that are alive; with `filter.ended` also the newest of the others. Identifiers begin with the time, so they give the order.
 pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Vec<LeaseRecord>, StoreFault> {
-    let alive = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases WHERE state <> 'ended' AND (?1 IS NULL OR session = ?1)
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC"
-    );
-    let ended = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases WHERE state = 'ended' AND (?1 IS NULL OR session = ?1)
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
-    );
-    let ended_of_session = concat!(
-        "SELECT ",
-        columns!(lease),
-        " FROM leases INDEXED BY leases_by_session WHERE state = 'ended' AND session = ?1
-         AND (?2 IS NULL OR credential = ?2) AND (?3 IS NULL OR boot <> ?3) ORDER BY id DESC LIMIT ?4"
-    );
     let session = filter.session.as_ref().map(SessionId::as_bytes);
     let credential = filter.credential.as_ref().map(CredentialName::as_str);
     let boot = filter.other_boot.as_ref().map(BootId::as_bytes);
-    let mut found = all(connection, alive, (session, credential, boot), decode_lease)?;
+    let mut found = all(connection, LEASES_ALIVE, (session, credential, boot), decode_lease)?;
     if filter.ended {
-        let sql = if session.is_some() { ended_of_session } else { ended };
+        let sql = if session.is_some() { LEASES_ENDED_OF_SESSION } else { LEASES_ENDED };
         found.extend(all(connection, sql, (session, credential, boot, SCAN_MAX), decode_lease)?);
         found.sort_by_key(|lease| std::cmp::Reverse(lease.lease));
     }
@@ -115,8 +114,7 @@ pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>
 }
 
 pub(super) fn lease_state(text: &str) -> Result<LeaseState, StoreFault> {
-    let states = [LeaseState::Pending, LeaseState::Active, LeaseState::Revoking, LeaseState::Ended];
-    known(text, states, LeaseState::as_str)
+    named(text)
 }
 
 pub(super) const fn level_name(level: Level) -> &'static str {
@@ -134,18 +132,10 @@ pub(super) const fn revoked_name(revoked: Revoked) -> &'static str {
     }
 }
 
-fn lease_end(text: &str) -> Result<LeaseEnd, StoreFault> {
-    let ends = [LeaseEnd::Expired, LeaseEnd::Revoked, LeaseEnd::SessionEnded, LeaseEnd::Orphaned];
-    known(text, ends, LeaseEnd::as_str)
-}
-
-fn known<T: Copy, const N: usize>(
-    text: &str,
-    values: [T; N],
-    name: impl Fn(T) -> &'static str,
-) -> Result<T, StoreFault> {
-    let found = values.into_iter().find(|value| name(*value) == text);
-    found.ok_or_else(|| StoreFault::Damaged(format!("{text:?} is no value of its column")))
+/// A value by its serialized name, which is what the column holds.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreFault> {
+    let name: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+    T::deserialize(name).map_err(|error| StoreFault::Damaged(error.to_string()))
 }
 
 fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {
@@ -171,11 +161,7 @@ fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
         program: cells.take()?,
         directory: cells.take()?,
         pid: cells.take()?,
-        level: known(
-            &cells.take::<String>()?,
-            [Level::Advisory, Level::Restricted, Level::Confined],
-            level_name,
-        )?,
+        level: cells.named()?,
         prompt_sha256: cells.take()?,
         opened_at: cells.instant()?,
         expires_at: cells.instant()?,
@@ -198,12 +184,9 @@ fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
         version: cells.take()?,
         scope: cells.json()?,
         receipt: cells.json()?,
-        state: lease_state(&cells.take::<String>()?)?,
-        end: cells.take::<Option<String>>()?.as_deref().map(lease_end).transpose()?,
-        revoked: cells
-            .take::<Option<String>>()?
-            .map(|text| known(&text, [Revoked::Gone, Revoked::UseBlocked], revoked_name))
-            .transpose()?,
+        state: cells.named()?,
+        end: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
+        revoked: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
         issued_at: cells.instant()?,
         expires_at: cells.instant()?,
         ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
@@ -222,6 +205,10 @@ impl Cells<'_> {
 
     fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
         self.take::<String>()?.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn named<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {
+        named(&self.take::<String>()?)
     }
 
     fn json<T: DeserializeOwned>(&mut self) -> Result<T, StoreFault> {

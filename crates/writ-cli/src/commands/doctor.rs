@@ -1,0 +1,159 @@
+//! `writ doctor`: what would keep writ from working here, and at what level it works.
+//!
+//! Every check is one function that looks and changes nothing. Status 1 when one fails; a warning does not.
+
+use std::{env, process::ExitCode};
+
+use serde::Serialize;
+use writ_api::control::{Answer, Ask};
+use writ_broker::config::{Config, ConfigFault};
+use writ_core::{PRESETS, Placeholder};
+
+use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Finding {
+    Good,
+    Warning,
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    finding: Finding,
+    what: String,
+    next: Option<String>,
+}
+
+impl Check {
+    fn good(what: impl Into<String>) -> Self {
+        Self { finding: Finding::Good, what: what.into(), next: None }
+    }
+
+    fn warning(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { finding: Finding::Warning, what: what.into(), next: Some(next.into()) }
+    }
+
+    fn bad(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { finding: Finding::Bad, what: what.into(), next: Some(next.into()) }
+    }
+}
+
+pub fn run(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
+    let mut checks = vec![directories(paths), file_system(paths), configuration(paths)];
+    checks.extend(daemon(paths));
+    checks.push(certificates());
+    checks.extend(environment());
+    checks.push(level());
+    output.result(&checks, || checks.iter().map(line).collect::<Vec<_>>().join("\n"));
+    let bad = checks.iter().any(|check| check.finding == Finding::Bad);
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn line(check: &Check) -> String {
+    let mark = match check.finding {
+        Finding::Good => "✓",
+        Finding::Warning => "!",
+        Finding::Bad => "✗",
+    };
+    let next = check.next.as_ref().map_or_else(String::new, |next| format!("\n    next: {next}"));
+    format!("{mark} {}{next}", check.what)
+}
+
+fn directories(paths: &Paths) -> Check {
+    match paths.prepare() {
+        Ok(()) => Check::good(format!(
+            "state in {}, sockets in {}, for you alone",
+            paths.state.display(),
+            paths.run.display()
+        )),
+        Err(fault) => Check::bad(fault.what, fault.next),
+    }
+}
+
+fn file_system(paths: &Paths) -> Check {
+    match writ_sys::is_network_filesystem(&paths.state) {
+        Ok(None) => Check::good("the state directory is on a local disk"),
+        Ok(Some(name)) => Check::bad(
+            format!(
+                "the state directory is on a network file system ({name}), where locks and durability do not hold"
+            ),
+            "set XDG_STATE_HOME or WRIT_HOME to a local disk",
+        ),
+        Err(error) => Check::bad(format!("{}: {error}", paths.state.display()), "check the directory"),
+    }
+}
+
+fn configuration(paths: &Paths) -> Check {
+    match Config::load(&paths.config) {
+        Ok(config) => Check::good(format!(
+            "{}: {} credentials, {} targets, {} roles, {} registration entries",
+            paths.config.display(),
+            config.credentials().count(),
+            config.targets().count(),
+            config.roles().count(),
+            config.workloads.len(),
+        )),
+        Err(ConfigFault::Missing(path)) => {
+            Check::bad(format!("{} does not exist", path.display()), "writ init")
+        }
+        Err(fault) => Check::bad(fault.to_string(), "mend it there"),
+    }
+}
+
+fn daemon(paths: &Paths) -> Vec<Check> {
+    let Some(control) = Control::running(paths) else {
+        return vec![Check::good("no daemon is running; the first command that needs one starts it")];
+    };
+    let status = match control.and_then(|mut control| control.ask(&Ask::Status)) {
+        Ok(Answer::Status(status)) => status,
+        Ok(_) => return vec![Check::bad("the daemon answers another question", "writ stop")],
+        Err(fault) => return vec![Check::bad(fault.what, fault.next)],
+    };
+    let mut checks = vec![Check::good(format!(
+        "the daemon runs (pid {}), {} sessions, {} leases, seal {}",
+        status.pid, status.sessions, status.leases, status.seal
+    ))];
+    if status.locked {
+        checks.push(Check::warning("it is locked", "writ unlock"));
+    }
+    if status.config != paths.config.display().to_string() {
+        let what = format!("it uses another configuration, {}", status.config);
+        checks.push(Check::warning(what, "writ stop, then run the command with --config again"));
+    }
+    checks
+}
+
+fn certificates() -> Check {
+    match crate::run::system_bundle() {
+        Some(path) => Check::good(format!("the system's certificates are in {path}")),
+        None => Check::warning(
+            "no bundle of the system's certificates was found",
+            "install the package ca-certificates",
+        ),
+    }
+}
+
+/// Keys that programs would find without `writ run`.
+fn environment() -> Vec<Check> {
+    let names = PRESETS.iter().flat_map(|preset| preset.env).collect::<std::collections::BTreeSet<_>>();
+    let held = |name: &&str| {
+        env::var(name).is_ok_and(|value| value.len() >= 8 && !value.contains(Placeholder::MARK))
+    };
+    let held = names.into_iter().copied().filter(held);
+    held.map(|name| {
+        Check::warning(
+            format!("{name} holds a key in this very environment"),
+            "writ init, then remove it from your shell's start-up files",
+        )
+    })
+    .collect()
+}
+
+fn level() -> Check {
+    Check::warning(
+        "programs run at the level advisory: placeholders, a proxy and certificates, no confinement. They run as you, and could read writ's state",
+        "run agents that you do not trust as another user; confinement is not in this release",
+    )
+}

@@ -1,0 +1,164 @@
+//! SIGKILL of the program, of the launcher, of the daemon: nothing passes afterwards, and no lease stays.
+//!
+//! Each test holds a response open at the stand-in, kills, and then asks as a survivor would, who still knows the proxy's
+//! address and password. Order and outcome are asserted, never times: [`PATIENCE`] is only when a test gives up.
+
+#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use writ_testkit::{Provider, Scene, Spawned, ask_through, ended, until};
+
+const WRIT: &str = env!("CARGO_BIN_EXE_writ");
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Runs at once, and the three of them that are killed.
+const RUNS: usize = 10;
+const KILLED: [usize; 3] = [1, 4, 8];
+
+/// Says what a survivor would know, then holds a response open.
+const HOLDER: &str = r#"
+echo "session $WRIT_SESSION"
+echo "proxy $HTTPS_PROXY"
+echo "key $OPENAI_API_KEY"
+echo "pid $$"
+exec curl -sS --no-buffer -H "Authorization: Bearer $OPENAI_API_KEY" 'https://api.openai.com/wait?gate=never'
+"#;
+
+/// A run that holds a response open.
+struct Held {
+    run: Spawned,
+    session: String,
+    proxy: String,
+    key: String,
+    pid: Pid,
+}
+
+fn hold(scene: &Scene) -> Held {
+    let mut run = scene.spawn(&["sh", "-c", HOLDER]).unwrap();
+    let mut line = |name: &str| run.line(name, PATIENCE).unwrap();
+    let (session, proxy, key, pid) = (line("session "), line("proxy "), line("key "), line("pid "));
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let held = Held { run, session, proxy, key, pid };
+    assert!(scene.standin.wait_seen(PATIENCE, |seen| seen.iter().any(|s| s.path == "/wait")));
+    assert_eq!(scene.standin.open_connections(), 1);
+    assert!(live_sessions(scene).contains(&held.session), "no lease to lose");
+    held
+}
+
+fn live_sessions(scene: &Scene) -> BTreeSet<String> {
+    scene.live_leases().unwrap().into_iter().map(|(_, session)| session).collect()
+}
+
+/// What must hold after each of the three kills.
+fn check_nothing_is_left(scene: &Scene, session: &str, proxy: &str, key: &str) {
+    assert!(scene.standin.wait_closed(PATIENCE), "an upstream connection outlived the kill");
+    let before = scene.standin.seen().len();
+    let bearer = format!("authorization: Bearer {key}");
+    // The end of a session may take a moment to arrive; what counts is that a request never does.
+    assert!(until(PATIENCE, || !live_sessions(scene).contains(session)), "a lease outlived the kill");
+    let out = ask_through(proxy, "https://api.openai.com/echo", &[&bearer]).unwrap();
+    assert!(!out.status.success(), "a request passed: {}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(scene.standin.seen().len(), before, "a request passed");
+    let recorded = scene.all_leases().unwrap();
+    assert!(recorded.iter().any(|(_, s)| s == session), "the lease is not forgotten: {recorded:?}");
+    assert!(scene.wrongs().is_empty());
+    let verified = scene.home.writ(&["audit", "verify"], b"").unwrap();
+    assert_eq!(verified.code, Some(0), "{}", verified.told());
+}
+
+fn scene() -> Scene {
+    Scene::start(WRIT, &[Provider::OpenAi]).unwrap()
+}
+
+#[test]
+fn of_the_program() {
+    let scene = scene();
+    let held = hold(&scene);
+    kill_process(held.pid, Signal::KILL).unwrap();
+    let ran = held.run.wait(PATIENCE).unwrap();
+    assert_eq!(
+        (ran.code, ran.signal),
+        (None, Some(9)),
+        "the launcher ends as its program did: {}",
+        ran.told()
+    );
+    check_nothing_is_left(&scene, &held.session, &held.proxy, &held.key);
+    scene.home.close().unwrap();
+}
+
+#[test]
+fn of_the_launcher() {
+    let scene = scene();
+    let mut held = hold(&scene);
+    let program = pidfd_open(held.pid, PidfdFlags::empty()).unwrap();
+    held.run.kill().unwrap();
+    assert!(ended(&program, PATIENCE), "the program outlived its launcher");
+    check_nothing_is_left(&scene, &held.session, &held.proxy, &held.key);
+    scene.home.close().unwrap();
+}
+
+#[test]
+fn of_the_daemon() {
+    let scene = scene();
+    let held = hold(&scene);
+    let daemon = scene.home.daemon().unwrap();
+    let process = pidfd_open(daemon, PidfdFlags::empty()).unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    assert!(ended(&process, PATIENCE));
+    assert!(scene.standin.wait_closed(PATIENCE), "an upstream connection outlived the daemon");
+    // With nobody there to start the next daemon, nothing passes either.
+    let before = scene.standin.seen().len();
+    let out = ask_through(&held.proxy, "https://api.openai.com/echo", &[]).unwrap();
+    assert!(!out.status.success());
+    assert_eq!(scene.standin.seen().len(), before);
+    // The next command starts another daemon, which ends what the dead one left.
+    check_nothing_is_left(&scene, &held.session, &held.proxy, &held.key);
+    assert_ne!(scene.home.daemon(), Some(daemon));
+    scene.home.close().unwrap();
+}
+
+/// Waits at the gate, then asks once more and says how that went.
+const RUNNER: &str = r#"
+echo "session $WRIT_SESSION"
+ask() { curl -sS -o /dev/null -w "$1 %{http_code}\n" -H "Authorization: Bearer $OPENAI_API_KEY" "$2"; }
+ask first "https://api.openai.com/wait?gate=go&run=$1"
+ask after "https://api.openai.com/echo?run=$1"
+"#;
+
+#[test]
+fn of_three_runs_among_ten_ends_exactly_their_leases() {
+    let scene = scene();
+    let start = |n: usize| scene.spawn(&["sh", "-c", RUNNER, "runner", &n.to_string()]).unwrap();
+    let mut runs: Vec<_> = (0..RUNS).map(start).collect();
+    let sessions: Vec<String> = runs.iter_mut().map(|run| run.line("session ", PATIENCE).unwrap()).collect();
+    assert!(
+        scene.standin.wait_seen(PATIENCE, |seen| seen.iter().filter(|s| s.path == "/wait").count() == RUNS)
+    );
+    assert_eq!(live_sessions(&scene), sessions.iter().cloned().collect());
+    let leases = scene.live_leases().unwrap().len();
+
+    for n in KILLED {
+        runs[n].kill().unwrap();
+    }
+    let survivors: BTreeSet<String> =
+        (0..RUNS).filter(|n| !KILLED.contains(n)).map(|n| sessions[n].clone()).collect();
+    let left = || scene.standin.open_connections() == survivors.len() && live_sessions(&scene) == survivors;
+    assert!(until(PATIENCE, left), "left: {:?}, survivors: {survivors:?}", live_sessions(&scene));
+
+    scene.standin.open_gate("go");
+    for (n, mut run) in runs.into_iter().enumerate() {
+        let after = run.line("after ", PATIENCE);
+        let expected = (!KILLED.contains(&n)).then(|| "200".to_owned());
+        assert_eq!(after, expected, "run {n}: {}", run.wait(PATIENCE).unwrap().told());
+    }
+    let asked: BTreeSet<String> =
+        scene.standin.seen().iter().filter(|s| s.path == "/echo").filter_map(|s| s.query.clone()).collect();
+    let expected = (0..RUNS).filter(|n| !KILLED.contains(n)).map(|n| format!("run={n}")).collect();
+    assert_eq!(asked, expected);
+    assert!(until(PATIENCE, || live_sessions(&scene).is_empty()));
+    assert_eq!(scene.all_leases().unwrap().len(), leases, "a lease was made or lost on the way");
+    assert!(scene.wrongs().is_empty());
+    scene.home.close().unwrap();
+}

@@ -1,0 +1,174 @@
+//! A lease as the data plane holds it: the credential ready to be put on the wire, and whether it may be.
+//!
+//! Invariant: after [`Lease::end`] has returned, no [`Lease::usable`] on any thread says yes. What is prepared here is made once per
+//! lease: rendered headers, the scrubber's needles, the texts of its records.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use writ_core::{Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Rendered, Scope, Timestamp};
+use writ_detect::Needles;
+
+/// The part of a lease's life in which it is renewed ahead: the last fifth.
+const RENEW_SHARE: u32 = 5;
+/// How long an open response may go on after its lease expired.
+pub(crate) const EXPIRED_GRACE: Duration = Duration::from_secs(60);
+
+/// An instant on both clocks. Wall-clock time may step; time since boot may not, and counts suspension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) wall: Timestamp,
+    pub(crate) boot: Duration,
+}
+
+/// What a lease was made of, before it is put to use.
+pub(crate) struct Parts {
+    /// One for each declared place of the route, in order.
+    pub(crate) rendered: Vec<Rendered>,
+    pub(crate) needles: Arc<Needles>,
+}
+
+/// One lease on one target, for one session.
+pub(crate) struct Lease {
+    pub(crate) id: LeaseId,
+    pub(crate) id_text: String,
+    pub(crate) credential_type: String,
+    pub(crate) scope: Scope,
+    pub(crate) scope_text: String,
+    pub(crate) rendered: Vec<Rendered>,
+    pub(crate) needles: Arc<Needles>,
+    expires_at: Timestamp,
+    expires_boot: Duration,
+    renew_boot: Duration,
+    renewing: AtomicBool,
+    state: AtomicU8,
+}
+
+/// Whether a lease lives, as one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    Expired,
+    Revoked,
+    SessionEnded,
+    /// The broker fell silent.
+    Lost,
+}
+
+impl Lease {
+    pub(crate) fn new(granted: &Granted, parts: Parts, now: Now) -> Self {
+        // The clock that decides is the broker's at issue and ours since: the lesser of both lives is granted.
+        let ttl = granted.expires_at.saturating_since(granted.issued_at);
+        let left = granted.expires_at.saturating_since(now.wall).min(ttl);
+        let expires_boot = now.boot.saturating_add(left);
+        Self {
+            id: granted.lease,
+            id_text: granted.lease.to_string(),
+            credential_type: granted.credential_type.clone(),
+            scope: granted.scope.clone(),
+            scope_text: granted.scope.to_string(),
+            rendered: parts.rendered,
+            needles: parts.needles,
+            expires_at: granted.expires_at,
+            expires_boot,
+            renew_boot: expires_boot.saturating_sub(ttl / RENEW_SHARE),
+            renewing: AtomicBool::new(false),
+            state: AtomicU8::new(Life::Alive as u8),
+        }
+    }
+
+    /// Whether a new request may use it: one atomic, and the time on both clocks.
+    pub(crate) fn usable(&self, now: Now) -> Result<(), Refusal> {
+        match self.life() {
+            Life::Alive if self.within_ttl(now) => Ok(()),
+            Life::Alive => Err(Life::Expired.refusal()),
+            ended => Err(ended.refusal()),
+        }
+    }
+
+    pub(crate) fn within_ttl(&self, now: Now) -> bool {
+        now.wall < self.expires_at && now.boot < self.expires_boot
+    }
+
+    /// Whether the time of an open response under this lease is over too.
+    pub(crate) fn past_grace(&self, now: Now) -> bool {
+        now.boot >= self.expires_boot.saturating_add(EXPIRED_GRACE)
+    }
+
+    /// Whether it is time to renew, told to one caller only.
+    pub(crate) fn take_renewal(&self, now: Now) -> bool {
+        now.boot >= self.renew_boot && !self.renewing.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends it. The first end stays, except that a cut overrides an expiry.
+    pub(crate) fn end(&self, life: Life) {
+        let _ = self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+            let open = old == Life::Alive as u8 || (old == Life::Expired as u8 && life != Life::Expired);
+            open.then_some(life as u8)
+        });
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        let state = self.state.load(Ordering::SeqCst);
+        [Life::Alive, Life::Expired, Life::Revoked, Life::SessionEnded]
+            .into_iter()
+            .find(|life| *life as u8 == state)
+            .unwrap_or(Life::Lost)
+    }
+}
+
+impl Life {
+    /// The reason in the record of a response that was cut.
+    pub(crate) const fn cut_reason(self) -> &'static str {
+        match self {
+            Self::Alive => "downstream-closed",
+            Self::Expired => "lease-expired",
+            Self::Revoked => "lease-revoked",
+            Self::SessionEnded => "session-ended",
+            Self::Lost => "broker-unavailable",
+        }
+    }
+
+    fn refusal(self) -> Refusal {
+        let (kind, detail, next) = match self {
+            Self::Revoked => (
+                RefusalKind::LeaseRevoked,
+                "the lease for this target was revoked",
+                "ask whoever revoked it; a new session may be allowed",
+            ),
+            Self::SessionEnded => (
+                RefusalKind::SessionEnded,
+                "the session of this program is over",
+                "start it again under `writ run`",
+            ),
+            Self::Lost => (
+                RefusalKind::BrokerUnavailable,
+                "the broker has not been heard from, so no credential is used",
+                "try again in a few seconds; see `writ doctor`",
+            ),
+            Self::Alive | Self::Expired => (
+                RefusalKind::LeaseExpired,
+                "the lease for this target has expired",
+                "try again, or start a new session",
+            ),
+        };
+        Refusal::new(kind, detail, next)
+    }
+}
+
+impl From<LeaseEnd> for Life {
+    fn from(end: LeaseEnd) -> Self {
+        match end {
+            LeaseEnd::Expired => Self::Expired,
+            // The connections of a superseded lease are cut alike; the next request acquires the new version.
+            LeaseEnd::Revoked | LeaseEnd::Superseded => Self::Revoked,
+            LeaseEnd::SessionEnded => Self::SessionEnded,
+            LeaseEnd::Orphaned => Self::Lost,
+        }
+    }
+}
