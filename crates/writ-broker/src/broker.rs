@@ -57,7 +57,7 @@ pub struct Broker {
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) unlocked: watch::Sender<bool>,
     pub(crate) recovered: Mutex<Recovered>,
-    pub(crate) data_plane: OnceLock<Arc<dyn DataPlane>>,
+    pub(crate) data_plane: watch::Sender<Option<Arc<dyn DataPlane>>>,
     pub(crate) watch: Watch,
     pub(crate) leases: Table,
     /// Whoever holds it settles leases: one owner.
@@ -135,8 +135,10 @@ impl Broker {
         self.door.get()
     }
 
-    pub(crate) fn data_plane(&self) -> Option<&Arc<dyn DataPlane>> {
-        self.data_plane.get()
+    /// The data plane. Waits for it: it starts when the seal is open, and whoever opened it may be quicker.
+    pub(crate) async fn data_plane(&self) -> Option<Arc<dyn DataPlane>> {
+        let mut data_plane = self.data_plane.subscribe();
+        data_plane.wait_for(Option::is_some).await.ok().and_then(|named| named.clone())
     }
 
     /// Ten random bytes, for an identifier.

@@ -206,6 +206,23 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn the_exit_of_a_process_is_noticed() {
+        use std::process::{Command, Stdio};
+
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = writ_sys::pidfd_of_child(&child).unwrap();
+        let mut exit = Box::pin(exited(process));
+        tokio::select! {
+            biased;
+            () = &mut exit => panic!("it is alive"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(child.stdin.take());
+        exit.await;
+        child.wait().unwrap();
+    }
+
     #[test]
     fn only_a_listening_tcp_socket_on_loopback_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -214,13 +214,15 @@ async fn establish(
 
 async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<SessionReady, Refusal> {
     let unserved = |why: String| Refusal::new(RefusalKind::BrokerUnavailable, why, "try again");
-    let Some(data_plane) = broker.data_plane() else {
-        return Err(unserved("the proxy is not there yet".into()));
-    };
-    match timeout(SERVE_MAX, data_plane.open(plan, listener)).await {
-        Ok(served) => served.map_err(|fault| unserved(fault.to_string())),
-        Err(_) => Err(unserved("the proxy did not serve the session in time".into())),
-    }
+    let served = timeout(SERVE_MAX, async {
+        match broker.data_plane().await {
+            Some(data_plane) => {
+                data_plane.open(plan, listener).await.map_err(|fault| unserved(fault.to_string()))
+            }
+            None => Err(fault::stopping()),
+        }
+    });
+    served.await.unwrap_or_else(|_| Err(unserved("the proxy did not serve the session in time".to_owned())))
 }
 
 fn plan(door: &Unlocked, rules: &Rules, record: &SessionRecord, password_sha256: &str) -> SessionPlan {

@@ -18,14 +18,19 @@ use writ_api::{
 };
 use writ_audit::{Event, Events, Kind, Verdict};
 use writ_core::{
-    AcquireAsk, BoxFuture, Clock, DataPlane, Engine, Granted, Level, OpenFault, Refusal, RequestId, Secret,
-    SessionId, SessionPlan, SessionReady, Timestamp,
+    AcquireAsk, BoxFuture, Clock, CredentialName, DataPlane, Engine, Granted, LeaseId, Level, OpenFault,
+    Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
 };
 
 use crate::{
     Broker, BrokerConfig, Engines, credentials,
     keyring::Installation,
+    seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
+    store::{
+        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, SessionRecord, SqliteStore, Store,
+        StoreFault,
+    },
 };
 
 pub const KEY: &str = "sk-real-0123456789-real";
@@ -72,6 +77,53 @@ impl DataPlane for Plane {
             self.plans.lock().unwrap().push(plan);
             Ok(SessionReady { ca_pem: "PEM".into(), recipient: self.recipient.key().clone() })
         })
+    }
+}
+
+/// A real store whose disk can be full.
+struct Faulty {
+    sound: SqliteStore,
+    broken: Arc<AtomicBool>,
+}
+
+impl Store for Faulty {
+    fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreFault>> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Box::pin(std::future::ready(Err(StoreFault::DiskFull)));
+        }
+        self.sound.apply(changes)
+    }
+
+    fn credential(
+        &self,
+        name: CredentialName,
+        version: Option<u32>,
+    ) -> BoxFuture<'_, Result<Option<CredentialVersion>, StoreFault>> {
+        self.sound.credential(name, version)
+    }
+
+    fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>> {
+        self.sound.credentials()
+    }
+
+    fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>> {
+        self.sound.session(session)
+    }
+
+    fn sessions(&self, ended: bool) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreFault>> {
+        self.sound.sessions(ended)
+    }
+
+    fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<Option<LeaseRecord>, StoreFault>> {
+        self.sound.lease(lease)
+    }
+
+    fn leases(&self, filter: LeaseFilter) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
+        self.sound.leases(filter)
+    }
+
+    fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>> {
+        self.sound.meta(key)
     }
 }
 
@@ -159,11 +211,27 @@ role = "dev"
     }
 
     pub async fn life_with(&self, seal: &str, engines: Engines) -> Life {
+        let installation = Installation::open(&self.dir.path().join("state"), seal).await.unwrap();
+        self.life_in(installation, engines).await
+    }
+
+    /// A life whose store takes no changes while the switch is on.
+    pub async fn life_on_a_faulty_store(&self) -> (Life, Arc<AtomicBool>) {
         let state = self.dir.path().join("state");
+        drop(Installation::open(&state, "key-file").await.unwrap());
+        let broken = Arc::new(AtomicBool::new(false));
+        let sound = SqliteStore::open(&state.join("writ.db"), Options::default()).unwrap();
+        let store = Arc::new(Faulty { sound, broken: broken.clone() });
+        let seal = seal_of("key-file", &SealPlaces::within(&state)).unwrap();
+        let installation = Installation::with(store, seal.into()).await.unwrap();
+        (self.life_in(installation, Engines::default()).await, broken)
+    }
+
+    async fn life_in(&self, installation: Installation, engines: Engines) -> Life {
         let config = BrokerConfig {
             config: self.config(),
             audit: self.audit(),
-            installation: Installation::open(&state, seal).await.unwrap(),
+            installation,
             engines,
             clock: self.clock.clone(),
             random: Arc::new(|bytes| aws_lc_rs::rand::fill(bytes).is_ok()),

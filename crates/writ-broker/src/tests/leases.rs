@@ -300,3 +300,81 @@ async fn a_changed_address_suspends_the_credential_until_it_is_set_again() {
     life.set("c", KEY).await.unwrap();
     assert!(life.acquire(opened.session, "t").await.is_ok());
 }
+
+#[tokio::test]
+async fn a_target_that_moved_since_the_session_began_needs_a_new_session() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    home.write(&home.text("key-file").replace("host = \"t.example\"", "host = \"elsewhere.example\""));
+    life.broker.rules.newest().unwrap();
+    let refusal = life.acquire(opened.session, "t").await.unwrap_err();
+    assert_eq!((refusal.kind, refusal.next.as_str()), (RefusalKind::Denied, "start a new run"));
+}
+
+#[tokio::test]
+async fn a_reference_is_read_at_each_issue_and_judged_again() {
+    let home = Home::new();
+    let life = home.life().await;
+    let file = home.dir.path().join("value");
+    std::fs::write(&file, KEY).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let value = writ_api::control::Value::Reference { reference: format!("file://{}", file.display()) };
+    let name = "c".parse().unwrap();
+    crate::credentials::set(&life.broker, life.broker.unlocked().unwrap(), &name, value).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    let granted = life.acquire(opened.session, "t").await.unwrap();
+    assert_eq!(life.opened(opened.session, &granted).as_deref(), Some(KEY));
+    for bad in ["short", "with\nline breaks"] {
+        std::fs::write(&file, bad).unwrap();
+        assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::NoCredential);
+    }
+    until(async || records(&life).await.iter().filter(|one| one.state == LeaseState::Ended).count() == 2)
+        .await;
+}
+
+#[tokio::test]
+async fn an_end_that_the_store_does_not_take_is_told_at_once_and_made_durable_later() {
+    let home = Home::new();
+    let (life, broken) = home.life_on_a_faulty_store().await;
+    life.set("c", KEY).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    let granted = life.acquire(opened.session, "t").await.unwrap();
+    broken.store(true, Ordering::SeqCst);
+    assert!(sessions::end(&life.broker, opened.session, End::Revoked).await.is_err());
+    let told = life.broker.watch.answer(writ_core::WatchAsk { since: 0 }).await.notices;
+    assert_eq!(told.len(), 2, "the lease's end and the session's: {told:?}");
+    assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::SessionEnded);
+    assert_eq!(lease(&life, granted.lease).await.state, LeaseState::Active);
+    broken.store(false, Ordering::SeqCst);
+    tasks::revocation::pass(&life.broker).await.unwrap();
+    settled(&life).await;
+    let session = life.broker.store.session(opened.session).await.unwrap().unwrap();
+    assert_eq!(session.end.as_deref(), Some("revoked"));
+}
+
+#[tokio::test]
+async fn the_value_is_in_no_file() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    life.acquire(opened.session, "t").await.unwrap();
+    life.broker.stop().await;
+    let mut directories = vec![home.dir.path().to_owned()];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(entry.path());
+            } else {
+                files += 1;
+                let bytes = std::fs::read(entry.path()).unwrap();
+                let found = bytes.windows(16).any(|window| window == &KEY.as_bytes()[..16]);
+                assert!(!found, "{}", entry.path().display());
+            }
+        }
+    }
+    assert!(files >= 4, "the store, the log, its checkpoints and the key file were looked at");
+}

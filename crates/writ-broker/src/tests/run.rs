@@ -190,3 +190,31 @@ async fn a_data_plane_that_does_not_serve_leaves_an_ended_session() {
     let records = life.broker.store.sessions(true).await.unwrap();
     assert_eq!(records.iter().map(|one| one.end.as_deref()).collect::<Vec<_>>(), [Some("unserved")]);
 }
+
+#[tokio::test]
+async fn a_number_that_means_another_process_by_now_is_refused() {
+    let home = Home::new();
+    let life = home.life().await;
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let process = writ_sys::pidfd_of_child(&child).unwrap();
+    child.wait().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = crate::sessions::Peer { process, ..super::harness::myself() };
+    let opened = crate::sessions::open(&life.broker, &peer, &ask_open(), listener.into()).await;
+    assert_eq!(opened.err().unwrap().kind, RefusalKind::Invalid);
+}
+
+#[tokio::test]
+async fn without_a_log_no_session_opens_and_nothing_is_handed_out() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    let log = life.broker.unlocked().unwrap().log.clone();
+    tokio::task::spawn_blocking(move || log.close()).await.unwrap().unwrap();
+    assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::AuditUnavailable);
+    assert_eq!(life.broker.store.leases(Default::default()).await.unwrap(), []);
+    assert_eq!(life.open_as(&ask_open()).await.err().unwrap().kind, RefusalKind::AuditUnavailable);
+    assert_eq!(life.broker.store.sessions(true).await.unwrap().len(), 1);
+    assert_eq!(life.plane.plans.lock().unwrap().len(), 1);
+}
