@@ -12,7 +12,6 @@
 //! [`Broker::unlocked`]. Absent: approvals; every permit is settled for now.
 
 use std::{
-    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
@@ -20,8 +19,8 @@ use std::{
 use tokio::sync::watch;
 use writ_api::seal::Recipient;
 use writ_core::{
-    AcquireAsk, Action, Asked, Attestation, BootId, BoxFuture, Brokerage, Clock, DataPlane, Evidence,
-    Granted, Lost, Refusal, RefusalKind, Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
+    AcquireAsk, Action, Asked, BootId, BoxFuture, Brokerage, Clock, DataPlane, Granted, Lost, Refusal,
+    Tiding, Timestamp, WatchAnswer, WatchAsk, authorize,
 };
 
 use crate::{
@@ -58,7 +57,7 @@ pub struct Broker {
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) unlocked: watch::Sender<bool>,
     pub(crate) recovered: Mutex<Recovered>,
-    pub(crate) data_plane: OnceLock<Arc<dyn DataPlane>>,
+    pub(crate) data_plane: watch::Sender<Option<Arc<dyn DataPlane>>>,
     pub(crate) watch: Watch,
     pub(crate) leases: Table,
     /// Whoever holds it settles leases: one owner.
@@ -136,27 +135,15 @@ impl Broker {
         self.door.get()
     }
 
-    pub(crate) fn data_plane(&self) -> Option<&Arc<dyn DataPlane>> {
-        self.data_plane.get()
+    /// The data plane. Waits for it: it starts when the seal is open, and whoever opened it may be quicker.
+    pub(crate) async fn data_plane(&self) -> Option<Arc<dyn DataPlane>> {
+        let mut data_plane = self.data_plane.subscribe();
+        data_plane.wait_for(Option::is_some).await.ok().and_then(|named| named.clone())
     }
 
     /// Ten random bytes, for an identifier.
     pub(crate) fn random_bytes(&self) -> Result<[u8; 10], Refusal> {
         let mut bytes = [0; 10];
         if (self.random)(&mut bytes) { Ok(bytes) } else { Err(fault::randomness()) }
-    }
-
-    /// What `evidence` proves.
-    pub(crate) fn attest(
-        &self,
-        evidence: &Evidence,
-        questions: &BTreeSet<String>,
-    ) -> Result<Attestation, Refusal> {
-        let refuse = |why: String| {
-            Refusal::new(RefusalKind::UnknownWorkload, why, "run a program that exists and can be read")
-        };
-        let attestor = writ_attest::attestor(evidence.kind())
-            .ok_or_else(|| refuse(format!("nobody judges evidence of kind {}", evidence.kind())))?;
-        attestor.attest(evidence, questions).map_err(|fault| refuse(fault.to_string()))
     }
 }

@@ -22,6 +22,8 @@ mod sessions;
 mod start;
 pub mod store;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod values;
 mod watch;
 

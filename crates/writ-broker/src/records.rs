@@ -7,10 +7,13 @@
 use std::{sync::PoisonError, time::Duration};
 
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
-use writ_core::{AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked};
+use writ_core::{
+    AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName, Scope,
+};
 
 use crate::{
-    broker::Broker, door::Unlocked, fault, rules::Rules, sessions::Facts, start::ORPHANED, store::LeaseRecord,
+    broker::Broker, config::ResolvedTarget, door::Unlocked, fault, rules::Rules, sessions::Facts,
+    start::ORPHANED, store::LeaseRecord,
 };
 
 /// An attempt that is on the disk and waits for its outcome.
@@ -29,19 +32,23 @@ pub(crate) async fn asked(
 ) -> Result<Asked, Refusal> {
     let started = broker.clock.boottime();
     let (request, session) = (ask.request.to_string(), ask.session.to_string());
-    let facts = broker.sessions.facts(ask.session);
+    let known = broker.sessions.known(ask.session);
+    let facts = known.as_ref().map(|session| session.facts());
     let target = rules.resolved.target(&ask.target);
     let credential = target.and_then(|target| rules.resolved.credential(&target.credential));
+    let scope =
+        known.as_ref().zip(target).map(|(known, target)| scope(rules, &known.principal().role, target));
     let attempt = Attempt {
         request_id: Some(&request),
         session: Some(&session),
         target: Some(ask.target.as_str()),
         credential: target.map(|target| target.credential.as_str()),
         credential_type: credential.map(|credential| credential.engine.as_str()),
+        scope: scope.as_deref(),
         scheme: Some("https"),
         host: target.map(|target| target.authority.host().as_str()),
         port: target.map(|target| target.authority.port()),
-        ..attempt(Kind::Acquire, broker, facts.as_deref())
+        ..attempt(Kind::Acquire, broker, facts)
     };
     let entry = open.log.open_durable(&attempt).await.map_err(|full| fault::log(&full))?;
     Ok(Asked { entry, started })
@@ -177,13 +184,20 @@ pub(crate) fn attempt<'a>(kind: Kind, broker: &Broker, facts: Option<&'a Facts>)
     match facts {
         None => attempt,
         Some(facts) => Attempt {
-            workload: Some(&facts.workload),
-            role: Some(&facts.role),
-            session: Some(&facts.session),
+            workload: facts.workload.as_deref(),
+            role: facts.role.as_deref(),
+            session: facts.session.as_deref(),
             requester: Some(&facts.requester),
             ..attempt
         },
     }
+}
+
+/// What the role's grants at a target amount to: the scope that is asked for.
+fn scope(rules: &Rules, role: &RoleName, target: &ResolvedTarget) -> String {
+    let grants = rules.resolved.role(role).map(|role| role.grants.as_slice()).unwrap_or_default();
+    let grants = grants.iter().filter(|grant| grant.target == target.name).map(|grant| grant.grant.clone());
+    Scope { authority: target.authority.clone(), grants: grants.collect() }.to_string()
 }
 
 fn lost(recorded: Result<(), writ_audit::LogFault>) {

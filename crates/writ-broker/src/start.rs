@@ -97,7 +97,7 @@ impl Broker {
             opening: tokio::sync::Mutex::default(),
             unlocked: watch::Sender::new(false),
             recovered: Mutex::new(recovered),
-            data_plane: OnceLock::new(),
+            data_plane: watch::Sender::new(None),
             watch: Watch::default(),
             leases: Table::default(),
             retries: tokio::sync::Mutex::default(),
@@ -119,9 +119,14 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Names the data plane, once. Sessions are refused until then.
+    /// Names the data plane, once. Sessions wait for it, a few seconds at most.
     pub fn set_data_plane(&self, data_plane: Arc<dyn DataPlane>) {
-        if self.data_plane.set(data_plane).is_err() {
+        let first = self.data_plane.send_if_modified(|named| {
+            let first = named.is_none();
+            named.get_or_insert(data_plane);
+            first
+        });
+        if !first {
             tracing::error!("a second data plane was named; the first stays");
         }
     }

@@ -213,3 +213,65 @@ impl Drop for Flight<'_> {
         self.table.ending.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use writ_core::Timestamp;
+
+    use super::*;
+
+    fn id(number: u16) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        bytes
+    }
+
+    fn lease(number: u16) -> LeaseId {
+        LeaseId::new(Timestamp::from_millis(0), &id(number))
+    }
+
+    fn session(number: u16) -> SessionId {
+        SessionId::new(Timestamp::from_millis(0), &id(number))
+    }
+
+    fn take_off(table: &Table, of: u16, number: u16) -> Result<Flight<'_>, Barred> {
+        table.take_off(lease(number), session(of), "t".parse().unwrap(), "c".parse().unwrap())
+    }
+
+    #[test]
+    fn one_session_cannot_crowd_out_another() {
+        let table = Table::default();
+        let limit = u16::try_from(SESSION_MAX).unwrap();
+        let flights: Vec<_> = (0..limit).map(|number| take_off(&table, 1, number).unwrap()).collect();
+        assert_eq!(take_off(&table, 1, limit).err(), Some(Barred::Crowded));
+        assert!(take_off(&table, 2, limit + 1).is_ok());
+        drop(flights);
+        assert_eq!(table.to_end().len(), SESSION_MAX + 1, "whatever did not land is to be ended");
+        table.forget((0..limit).map(lease));
+        assert!(take_off(&table, 1, limit + 2).is_ok());
+    }
+
+    #[test]
+    fn a_revocation_bars_its_session_from_its_target_until_the_session_is_over() {
+        let table = Table::default();
+        let flight = take_off(&table, 1, 1).unwrap();
+        assert!(table.mark(LeaseEnd::Revoked, |known, _| *known == lease(1)).is_empty(), "it flies");
+        drop(flight);
+        assert_eq!(table.to_end(), [(lease(1), LeaseEnd::Revoked)]);
+        assert_eq!(take_off(&table, 1, 2).err(), Some(Barred::Revoked));
+        assert!(take_off(&table, 2, 3).is_ok());
+        table.session_is_over(session(1));
+        assert!(take_off(&table, 1, 4).is_ok());
+    }
+
+    #[test]
+    fn only_a_revocation_bars() {
+        let table = Table::default();
+        for (number, end) in [(1, LeaseEnd::Superseded), (2, LeaseEnd::Expired)] {
+            let _flight = take_off(&table, 1, number).unwrap();
+            table.mark(end, |known, _| *known == lease(number));
+        }
+        drop(take_off(&table, 1, 3).unwrap());
+        assert!(take_off(&table, 1, 4).is_ok());
+    }
+}

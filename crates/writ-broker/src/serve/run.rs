@@ -15,7 +15,6 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
-use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncReadExt, Interest, unix::AsyncFd},
     net::{
@@ -27,7 +26,7 @@ use tokio::{
 };
 use writ_api::{
     VERSION,
-    frame::{self, FRAME_MAX, FrameFault},
+    frame::{self, FrameFault, PREFIX},
     run::{FromBroker, FromLauncher, Open},
 };
 use writ_core::{Refusal, RefusalKind};
@@ -42,8 +41,6 @@ use crate::{
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// The longest that a message to a launcher may take.
 const SAY_MAX: Duration = Duration::from_secs(5);
-/// Connections that wait on a session's listener before the proxy takes them.
-const PREFIX: usize = 4;
 
 /// Serves one launcher.
 pub(super) async fn serve(broker: &Broker, stream: UnixStream, peer: PeerCredentials) {
@@ -170,18 +167,8 @@ async fn first(stream: StdStream) -> Result<(UnixStream, FromLauncher, Vec<Owned
     if let Some(rest) = prefix.get_mut(taken..) {
         stream.read_exact(rest).await?;
     }
-    let message = body(&mut stream, prefix).await?;
+    let message = frame::receive_body(&mut stream, prefix).await?;
     Ok((stream, message, descriptors))
-}
-
-async fn body<T: DeserializeOwned>(stream: &mut UnixStream, prefix: [u8; PREFIX]) -> Result<T, FrameFault> {
-    let length = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
-    if length > FRAME_MAX {
-        return Err(FrameFault::TooLong(length));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await?;
-    Ok(serde_json::from_slice(&bytes)?)
 }
 
 /// Whether the first message is one that opens a session.
@@ -218,6 +205,23 @@ mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_exit_of_a_process_is_noticed() {
+        use std::process::{Command, Stdio};
+
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = writ_sys::pidfd_of_child(&child).unwrap();
+        let mut exit = Box::pin(exited(process));
+        tokio::select! {
+            biased;
+            () = &mut exit => panic!("it is alive"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(child.stdin.take());
+        exit.await;
+        child.wait().unwrap();
+    }
 
     #[test]
     fn only_a_listening_tcp_socket_on_loopback_is_taken() {

@@ -56,9 +56,9 @@ pub(crate) struct Session {
 /// What the log says of whoever asks.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    pub workload: String,
-    pub role: String,
-    pub session: String,
+    pub workload: Option<String>,
+    pub role: Option<String>,
+    pub session: Option<String>,
     pub requester: String,
 }
 
@@ -80,9 +80,9 @@ impl Sessions {
         found.filter(|session| !session.deadline.has_passed(clock)).ok_or_else(fault::session_over)
     }
 
-    /// What the log may say of a session that is asked for, alive or not quite.
-    pub(crate) fn facts(&self, session: SessionId) -> Option<Arc<Facts>> {
-        self.alive().get(&session).map(|session| session.facts.clone())
+    /// A session that the log may speak of, whether its time is up or not.
+    pub(crate) fn known(&self, session: SessionId) -> Option<Arc<Session>> {
+        self.alive().get(&session).cloned()
     }
 
     /// A line for the person who watches the run; lost rather than waited for.
@@ -127,6 +127,10 @@ impl Session {
 
     pub(crate) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     pub(crate) fn recipient(&self) -> &RecipientKey {

@@ -11,13 +11,14 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     sync::{mpsc, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 use writ_api::run::{Open, Opened, Variable};
 use writ_audit::{Attempt, Kind, Outcome};
 use writ_core::{
-    Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind, RoutePlan, SessionId,
-    SessionPlan, SessionReady, UnixEvidence,
+    Attestation, Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind, RoutePlan,
+    SessionId, SessionPlan, SessionReady, UnixEvidence,
 };
 
 use super::{Attached, End, Facts, LINES_MAX, SESSIONS_MAX, Session, end, prompt};
@@ -64,7 +65,7 @@ pub(crate) async fn open(
     listener: OwnedFd,
 ) -> Result<(Opened, Attached), Refusal> {
     let door = broker.unlocked()?;
-    let prepared = prepare(broker, peer, ask);
+    let prepared = prepare(broker, peer, ask).await;
     let facts = Arc::new(facts(peer, prepared.as_ref().ok()));
     let entry = door
         .log
@@ -86,7 +87,7 @@ pub(crate) async fn open(
 }
 
 /// Who it is and what it may be. Nothing is done yet.
-fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, Refusal> {
+async fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, Refusal> {
     if broker.is_stopping() {
         return Err(fault::stopping());
     }
@@ -114,7 +115,7 @@ fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, Refusal
         script: ask.script.clone(),
     });
     let questions = registration::questions(&rules.resolved.workloads);
-    let attestation = broker.attest(&evidence, &questions)?;
+    let attestation = attest(evidence, questions).await?;
     let entry = registration::register(&rules.resolved.workloads, &attestation, ask.role.as_ref())?;
     let role = rules.role(&entry.role)?;
     wall(&rules, ask.level)?;
@@ -143,6 +144,20 @@ fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, Refusal
         end: None,
     };
     Ok(Prepared { rules, record, deadline: Deadline::new(broker.clock.as_ref(), expires_at) })
+}
+
+/// What the evidence proves. Off the runtime's workers: a program may have to be hashed.
+async fn attest(evidence: Evidence, questions: BTreeSet<String>) -> Result<Attestation, Refusal> {
+    let refuse = |why: String| {
+        Refusal::new(RefusalKind::UnknownWorkload, why, "run a program that exists and can be read")
+    };
+    let Some(attestor) = writ_attest::attestor(evidence.kind()) else {
+        return Err(refuse(format!("nobody judges evidence of kind {}", evidence.kind())));
+    };
+    match spawn_blocking(move || attestor.attest(&evidence, &questions)).await {
+        Ok(attested) => attested.map_err(|fault| refuse(fault.to_string())),
+        Err(fault) => Err(fault::internal(&fault)),
+    }
 }
 
 /// Makes it durable, has it served, and hands it over.
@@ -199,13 +214,15 @@ async fn establish(
 
 async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<SessionReady, Refusal> {
     let unserved = |why: String| Refusal::new(RefusalKind::BrokerUnavailable, why, "try again");
-    let Some(data_plane) = broker.data_plane() else {
-        return Err(unserved("the proxy is not there yet".into()));
-    };
-    match timeout(SERVE_MAX, data_plane.open(plan, listener)).await {
-        Ok(served) => served.map_err(|fault| unserved(fault.to_string())),
-        Err(_) => Err(unserved("the proxy did not serve the session in time".into())),
-    }
+    let served = timeout(SERVE_MAX, async {
+        match broker.data_plane().await {
+            Some(data_plane) => {
+                data_plane.open(plan, listener).await.map_err(|fault| unserved(fault.to_string()))
+            }
+            None => Err(fault::stopping()),
+        }
+    });
+    served.await.unwrap_or_else(|_| Err(unserved("the proxy did not serve the session in time".to_owned())))
 }
 
 fn plan(door: &Unlocked, rules: &Rules, record: &SessionRecord, password_sha256: &str) -> SessionPlan {
@@ -299,19 +316,12 @@ fn unreadable(file: &Path, fault: &std::io::Error) -> Refusal {
 }
 
 fn facts(peer: &Peer, prepared: Option<&Prepared>) -> Facts {
-    match prepared {
-        Some(Prepared { record, .. }) => Facts {
-            workload: record.workload.to_string(),
-            role: record.role.to_string(),
-            session: record.session.to_string(),
-            requester: record.requester.clone(),
-        },
-        None => Facts {
-            workload: String::new(),
-            role: String::new(),
-            session: String::new(),
-            requester: user_name(peer.uid),
-        },
+    let record = prepared.map(|prepared| &prepared.record);
+    Facts {
+        workload: record.map(|record| record.workload.to_string()),
+        role: record.map(|record| record.role.to_string()),
+        session: record.map(|record| record.session.to_string()),
+        requester: record.map_or_else(|| user_name(peer.uid), |record| record.requester.clone()),
     }
 }
 

@@ -1,0 +1,8 @@
+//! The broker on a real store, a real log and real sockets; only the data plane and the clock are ours.
+
+mod brokerage;
+mod control;
+mod harness;
+mod leases;
+mod recovery;
+mod run;
