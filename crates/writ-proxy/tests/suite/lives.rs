@@ -315,6 +315,24 @@ async fn a_silent_broker_ends_every_use() {
 }
 
 #[tokio::test]
+async fn a_lease_of_a_world_that_is_gone_is_not_used() {
+    let world = World::new().await;
+    world.broker.gate.forget_permits(usize::MAX >> 4);
+    let client = world.client("http/1.1");
+    let mut sender = client.sender(HOST).await;
+    let waiting = tokio::spawn(async move { text(sender.send(HOST, get("/a"), "").await.unwrap()).await });
+    while world.broker.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Everything may have been revoked between what was missed and now.
+    world.broker.say(Vec::new(), true).await;
+    world.broker.gate.add_permits(2);
+    assert!(timeout(PATIENCE, waiting).await.unwrap().unwrap().contains("broker-unavailable"));
+    assert_eq!(client.send(HOST, get("/a"), "").await.status(), 200);
+    assert_eq!(world.broker.asked(), 2);
+}
+
+#[tokio::test]
 async fn missed_notices_end_every_lease() {
     let (upstream, mut closed, _) = open_ended(&["http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
