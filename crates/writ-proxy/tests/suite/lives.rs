@@ -1,13 +1,13 @@
 //! The life of a lease, and of what depends on it: one question for many, renewal, expiry, revocation, silence, the session's end.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::timeout,
 };
 use writ_audit::Verdict;
@@ -18,21 +18,46 @@ use crate::support::{
     shared, text,
 };
 
-/// Answers `/open` with a body that does not end by itself, and says on `closed` when it was broken off; anything else as an echo.
-async fn open_ended(alpn: &[&str]) -> (Upstream, watch::Receiver<usize>) {
+/// What a service does that never comes to an end.
+struct Endless {
+    /// Bodies that were broken off.
+    closed: watch::Sender<usize>,
+    /// Sends another piece.
+    more: Notify,
+}
+
+/// Answers `/open` with a body that does not end by itself and `/never` not at all; anything else as an echo.
+async fn open_ended(alpn: &[&str]) -> (Upstream, watch::Receiver<usize>, Arc<Endless>) {
     let (closed, told) = watch::channel(0);
+    let endless = Arc::new(Endless { closed, more: Notify::new() });
+    let service = endless.clone();
     let upstream =
         Upstream::start(alpn, move |request: http::Request<Incoming>| -> BoxFuture<'static, Reply> {
-            if request.uri().path() != "/open" {
-                return echo(request);
+            match request.uri().path() {
+                "/open" => {}
+                "/never" => {
+                    let gone = Gone(service.clone());
+                    return Box::pin(async move {
+                        let _gone = gone;
+                        std::future::pending().await
+                    });
+                }
+                _ => return echo(request),
             }
-            let closed = closed.clone();
+            let service = service.clone();
             Box::pin(async move {
                 let (events, queue) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
                 tokio::spawn(async move {
-                    events.send(Ok(Frame::data("first\n".into()))).await.unwrap();
-                    events.closed().await;
-                    closed.send_modify(|count| *count += 1);
+                    let _gone = Gone(service.clone());
+                    let mut piece = "first\n";
+                    loop {
+                        events.send(Ok(Frame::data(piece.into()))).await.unwrap();
+                        piece = "more\n";
+                        tokio::select! {
+                            () = events.closed() => break,
+                            () = service.more.notified() => {}
+                        }
+                    }
                 });
                 let stream = futures_util::stream::unfold(queue, |mut queue| async {
                     queue.recv().await.map(|event| (event, queue))
@@ -41,7 +66,15 @@ async fn open_ended(alpn: &[&str]) -> (Upstream, watch::Receiver<usize>) {
             })
         })
         .await;
-    (upstream, told)
+    (upstream, told, endless)
+}
+
+struct Gone(Arc<Endless>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.closed.send_modify(|count| *count += 1);
+    }
 }
 
 /// Waits for the next piece of a body.
@@ -135,7 +168,7 @@ async fn a_lease_is_renewed_ahead_beside_its_requests() {
 
 #[tokio::test]
 async fn an_expired_lease_is_asked_for_again_and_its_response_gets_a_minute() {
-    let (upstream, mut closed) = open_ended(&["http/1.1"]).await;
+    let (upstream, mut closed, _) = open_ended(&["http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     world.broker.ttl("10s");
     let client = world.client("http/1.1");
@@ -156,10 +189,53 @@ async fn an_expired_lease_is_asked_for_again_and_its_response_gets_a_minute() {
 }
 
 #[tokio::test]
+async fn the_end_of_an_old_lease_leaves_its_successor_alone() {
+    let (upstream, closed, endless) = open_ended(&["http/1.1"]).await;
+    let world = World::with(upstream, |setup| setup.workers = 1).await;
+    world.broker.ttl("10s");
+    let client = world.client("http/1.1");
+    assert_eq!(client.send(HOST, get("/a"), "").await.status(), 200);
+    world.advance(Duration::from_secs(11)).await;
+    world.broker.ttl("1h");
+    let mut body = client.send(HOST, get("/open"), "").await.into_body();
+    assert_eq!(piece(&mut body).await.unwrap(), "first\n");
+    world.advance(Duration::from_secs(65)).await;
+    endless.more.notify_one();
+    assert_eq!(piece(&mut body).await.unwrap(), "more\n");
+    assert_eq!(*closed.borrow(), 0);
+}
+
+#[tokio::test]
+async fn revocation_cuts_requests_that_still_wait_for_their_answer() {
+    for upstream_alpn in ["h2", "http/1.1"] {
+        for downstream_alpn in ["h2", "http/1.1"] {
+            let (upstream, mut closed, _) = open_ended(&[upstream_alpn]).await;
+            let world = World::with(upstream, |_| {}).await;
+            let mut sender = world.client(downstream_alpn).sender(HOST).await;
+            let waiting = tokio::spawn(async move {
+                sender.send(HOST, get("/never"), "").await.map(|answer| answer.status())
+            });
+            while world.upstream.seen().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            world.broker.end_lease(LeaseEnd::Revoked).await;
+            let answer = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+            assert!(answer.is_err() || answer.unwrap() == 502, "no answer of the service");
+            timeout(PATIENCE, closed.changed()).await.expect("the service's side ends").unwrap();
+            let uses = world.uses(1).await;
+            assert_eq!(
+                (uses[0].outcome.result, uses[0].outcome.reason.as_deref()),
+                (Verdict::Cut, Some("lease-revoked"))
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn revocation_cuts_both_sides_in_every_pair_of_protocols() {
     for upstream_alpn in ["h2", "http/1.1"] {
         for downstream_alpn in ["h2", "http/1.1"] {
-            let (upstream, mut closed) = open_ended(&[upstream_alpn]).await;
+            let (upstream, mut closed, _) = open_ended(&[upstream_alpn]).await;
             let world = World::with(upstream, |_| {}).await;
             let client = world.client(downstream_alpn);
             let mut bystander = client.sender(OTHER).await;
@@ -187,7 +263,7 @@ async fn revocation_cuts_both_sides_in_every_pair_of_protocols() {
 
 #[tokio::test]
 async fn revocation_touches_one_target_only() {
-    let (upstream, closed) = open_ended(&["h2", "http/1.1"]).await;
+    let (upstream, closed, _) = open_ended(&["h2", "http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     let client = world.client("h2");
     let mut kept = client.send(OTHER, get("/open"), "").await.into_body();
@@ -220,7 +296,7 @@ async fn a_revocation_that_overtakes_its_lease_is_not_lost() {
 
 #[tokio::test]
 async fn a_silent_broker_ends_every_use() {
-    let (upstream, mut closed) = open_ended(&["http/1.1"]).await;
+    let (upstream, mut closed, _) = open_ended(&["http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     let client = world.client("http/1.1");
     let mut body = client.send(HOST, get("/open"), "").await.into_body();
@@ -239,8 +315,26 @@ async fn a_silent_broker_ends_every_use() {
 }
 
 #[tokio::test]
+async fn a_lease_of_a_world_that_is_gone_is_not_used() {
+    let world = World::new().await;
+    world.broker.gate.forget_permits(usize::MAX >> 4);
+    let client = world.client("http/1.1");
+    let mut sender = client.sender(HOST).await;
+    let waiting = tokio::spawn(async move { text(sender.send(HOST, get("/a"), "").await.unwrap()).await });
+    while world.broker.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Everything may have been revoked between what was missed and now.
+    world.broker.say(Vec::new(), true).await;
+    world.broker.gate.add_permits(2);
+    assert!(timeout(PATIENCE, waiting).await.unwrap().unwrap().contains("broker-unavailable"));
+    assert_eq!(client.send(HOST, get("/a"), "").await.status(), 200);
+    assert_eq!(world.broker.asked(), 2);
+}
+
+#[tokio::test]
 async fn missed_notices_end_every_lease() {
-    let (upstream, mut closed) = open_ended(&["http/1.1"]).await;
+    let (upstream, mut closed, _) = open_ended(&["http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     let client = world.client("http/1.1");
     let mut body = client.send(HOST, get("/open"), "").await.into_body();
@@ -254,7 +348,7 @@ async fn missed_notices_end_every_lease() {
 
 #[tokio::test]
 async fn a_session_ends_with_everything_it_has() {
-    let (upstream, mut closed) = open_ended(&["h2", "http/1.1"]).await;
+    let (upstream, mut closed, _) = open_ended(&["h2", "http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     let client = world.client("http/1.1");
     let mut waiting = Raw::connect(&world).await;
@@ -288,7 +382,7 @@ async fn a_session_past_its_time_is_refused_before_the_broker_says_so() {
 
 #[tokio::test]
 async fn stopping_closes_everything() {
-    let (upstream, mut closed) = open_ended(&["http/1.1"]).await;
+    let (upstream, mut closed, _) = open_ended(&["http/1.1"]).await;
     let world = World::with(upstream, |_| {}).await;
     let mut body = world.client("http/1.1").send(HOST, get("/open"), "").await.into_body();
     assert_eq!(piece(&mut body).await.unwrap(), "first\n");

@@ -254,14 +254,14 @@ async fn threat_07_a_placeholder_elsewhere_is_refused_and_told() {
     }
     assert_eq!(world.upstream.seen().len(), 0);
     assert_eq!(world.refusals().await, vec![("placeholder-elsewhere".to_owned(), HOST.to_owned()); 6]);
-    let told = world.broker.told();
+    let told = world.broker.told().await;
     assert_eq!(told.len(), 1, "once for each host: {told:?}");
     assert!(told[0].contains("exfiltration") && told[0].contains(HOST), "{told:?}");
     // A quiet host is refused without an alarm, whatever it is sent.
     let answer = client.send(QUIET, get("/a").header("authorization", format!("Bearer {own}")), "").await;
     assert_eq!(answer.status(), 403);
     assert!(text(answer).await.contains("unlisted-host"));
-    assert_eq!(world.broker.told().len(), 1);
+    assert_eq!(world.broker.told().await.len(), 1);
 }
 
 #[tokio::test]
@@ -434,7 +434,7 @@ async fn an_unlisted_host_is_refused_at_connect_and_told_once() {
         assert!(problem["error"]["message"].as_str().unwrap().contains("unlisted.example"));
         assert!(head.contains("x-should-retry: false") && head.contains("cache-control: no-store"), "{head}");
     }
-    assert_eq!(world.broker.told().len(), 1);
+    assert_eq!(world.broker.told().await.len(), 1);
     assert_eq!(world.refusals().await, vec![("unlisted-host".to_owned(), "unlisted.example".to_owned()); 2]);
 }
 

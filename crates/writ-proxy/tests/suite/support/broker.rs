@@ -80,8 +80,15 @@ impl Broker {
         self.asked.load(Ordering::SeqCst)
     }
 
-    pub fn told(&self) -> Vec<String> {
-        self.state.lock().unwrap().told.clone()
+    /// What the launcher was told, once it was told something.
+    pub async fn told(&self) -> Vec<String> {
+        loop {
+            let told = self.state.lock().unwrap().told.clone();
+            if !told.is_empty() {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     pub fn last_lease(&self) -> LeaseId {
