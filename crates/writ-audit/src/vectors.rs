@@ -162,7 +162,10 @@ fn vectors() -> Value {
 
 #[test]
 fn the_vectors_are_what_this_crate_writes() {
-    let text = serde_json::to_string_pretty(&vectors()).unwrap() + "\n";
+    // Another crate of the workspace may make serde_json keep the order of insertion.
+    let mut vectors = vectors();
+    vectors.sort_all_objects();
+    let text = serde_json::to_string_pretty(&vectors).unwrap() + "\n";
     expect_file!["../../../spec/audit-vectors.json"].assert_eq(&text);
 }
 
