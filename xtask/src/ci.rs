@@ -21,13 +21,12 @@ const STEPS: &[Step] = &[
     ("clippy", |root| cargo(root, "clippy", CLIPPY)),
     ("clients", clients::task),
     ("test", |root| cargo(root, "test", &["test", "--locked", "--workspace", "--no-fail-fast"])),
+    ("demo", demo),
 ];
 /// Crates, licenses and sources (`deny.toml`): the one step that depends on the machine, since cargo-deny takes minutes to
 /// install. The summary says when it was not run.
 const DENY: Step =
     ("deny", |root| cargo(root, "deny", &["deny", "--locked", "check", "bans", "licenses", "sources"]));
-/// Run at the end, once the binary has a demo.
-const DEMO: Option<Step> = None;
 
 const CLIPPY: &[&str] = &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const LOGS: &str = "target/ci";
@@ -42,7 +41,7 @@ pub(crate) fn task(root: &Path) -> Result<(), String> {
         true => (Some(&DENY), ""),
         false => (None, "; deny NOT RUN, since cargo-deny is not installed"),
     };
-    let steps: Vec<&Step> = STEPS.iter().chain(deny).chain(DEMO.as_ref()).collect();
+    let steps: Vec<&Step> = STEPS.iter().chain(deny).collect();
     for (name, step) in &steps {
         say(&format!("ci: {name} …"));
         let since = Instant::now();
@@ -59,6 +58,8 @@ pub(crate) fn task(root: &Path) -> Result<(), String> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let count = steps.len();
+    let (passed, broken) = counts(root);
+    say(&format!("{passed} passed, {broken} failed"));
     if failed.is_empty() {
         say(&format!("ci: all {count} steps passed in {seconds:.1} s{not_run}"));
         return Ok(());
@@ -94,8 +95,34 @@ fn has_cargo_deny(root: &Path) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// The main job, from the release build, as the README shows it.
-#[expect(dead_code, reason = "switched on in DEMO once the binary has a demo")]
+/// The main job, from the release build, as the README shows it, with every client that the demo knows.
 fn demo(root: &Path) -> Result<(), String> {
-    cargo(root, "demo", &["run", "--locked", "--release", "--", "demo"])
+    cargo(root, "build", &["build", "--locked", "--release"])?;
+    let log = root.join(LOGS).join("demo.log");
+    let at = |error: std::io::Error| format!("ci: {}: {error}", log.display());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(root.join("target/release/writ"));
+    command
+        .arg("demo")
+        .env("PATH", format!("{}:{path}", root.join(clients::ENVIRONMENT).join("bin").display()));
+    let ran = command.stdin(Stdio::null()).output().map_err(at)?;
+    std::fs::write(&log, &ran.stdout).map_err(at)?;
+    let said = String::from_utf8_lossy(&ran.stdout);
+    if ran.status.success() && !said.contains("not installed") {
+        return Ok(());
+    }
+    Err(format!("{said}{}\nci: writ demo: {}", String::from_utf8_lossy(&ran.stderr), ran.status))
+}
+
+/// The tests' own counts, added up: how many passed and how many failed.
+fn counts(root: &Path) -> (usize, usize) {
+    let log = std::fs::read_to_string(root.join(LOGS).join("test.log")).unwrap_or_default();
+    let number = |line: &str, word: &str| {
+        let before = line.split(word).next()?;
+        before.trim_end().rsplit(' ').next()?.parse::<usize>().ok()
+    };
+    let results = log.lines().filter(|line| line.starts_with("test result: "));
+    results.fold((0, 0), |(passed, failed), line| {
+        (passed + number(line, " passed").unwrap_or(0), failed + number(line, " failed").unwrap_or(0))
+    })
 }

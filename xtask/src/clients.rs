@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// What to install, one `name==version` on a line; kept by the suites.
 const REQUIREMENTS: &str = "tests/suites/requirements.txt";
-const ENVIRONMENT: &str = "target/clients";
+pub(crate) const ENVIRONMENT: &str = "target/clients";
 
 /// Installs the clients, unless exactly these are installed already.
 pub(crate) fn task(root: &Path) -> Result<(), String> {
