@@ -172,3 +172,70 @@ impl From<LeaseEnd> for Life {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use writ_core::{Sealed, Ttl};
+
+    use super::*;
+
+    fn at(wall: i64, boot: u64) -> Now {
+        Now { wall: Timestamp::from_millis(wall), boot: Duration::from_millis(boot) }
+    }
+
+    fn lease(ttl: u64, now: Now) -> Lease {
+        let granted = Granted {
+            lease: LeaseId::new(now.wall, &[1; 10]),
+            credential: "c".parse().unwrap(),
+            credential_type: "static".into(),
+            scope: Scope { authority: "a.example".parse().unwrap(), grants: Vec::new() },
+            issued_at: now.wall,
+            expires_at: now.wall.saturating_add(Ttl::from_secs(ttl).unwrap()),
+            sealed: Sealed { enc: String::new(), ciphertext: String::new() },
+        };
+        let needles = Arc::new(Needles::new(&[]).unwrap());
+        Lease::new(&granted, Parts { rendered: Vec::new(), needles }, now)
+    }
+
+    fn refused(lease: &Lease, now: Now) -> Option<RefusalKind> {
+        lease.usable(now).err().map(|refusal| refusal.kind)
+    }
+
+    #[test]
+    fn expiry_is_judged_at_use_on_both_clocks() {
+        let lease = lease(100, at(1_000_000, 5_000));
+        assert_eq!(refused(&lease, at(1_099_999, 104_999)), None);
+        assert_eq!(refused(&lease, at(1_100_000, 6_000)), Some(RefusalKind::LeaseExpired), "the wall clock");
+        assert_eq!(
+            refused(&lease, at(0, 105_000)),
+            Some(RefusalKind::LeaseExpired),
+            "a clock that was set back"
+        );
+        assert_eq!(
+            refused(&lease, at(1_050_000, u64::MAX >> 1)),
+            Some(RefusalKind::LeaseExpired),
+            "a long sleep"
+        );
+        assert!(!lease.past_grace(at(1_164_999, 164_999)) && lease.past_grace(at(1_165_000, 165_000)));
+    }
+
+    #[test]
+    fn an_end_is_final_and_a_cut_overrides_an_expiry() {
+        let lease = lease(100, at(0, 0));
+        lease.end(Life::Expired);
+        assert_eq!(refused(&lease, at(1, 1)), Some(RefusalKind::LeaseExpired));
+        lease.end(Life::Revoked);
+        assert_eq!(refused(&lease, at(1, 1)), Some(RefusalKind::LeaseRevoked));
+        lease.end(Life::Expired);
+        lease.end(Life::Lost);
+        assert_eq!(lease.life(), Life::Revoked);
+    }
+
+    #[test]
+    fn renewal_is_told_once_in_the_last_fifth() {
+        let lease = lease(100, at(0, 0));
+        assert!(!lease.take_renewal(at(79_999, 79_999)));
+        assert!(lease.take_renewal(at(80_000, 80_000)));
+        assert!(!lease.take_renewal(at(80_001, 80_001)));
+    }
+}
