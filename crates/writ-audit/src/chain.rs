@@ -84,6 +84,10 @@ impl Chain {
             last => last,
         };
         let failed = |step| move |error| LogFault::failed(name, segment, step, &error);
+        if let Some(block) = found.last_block(&bytes) {
+            // A sync that failed may have left this block in memory only, marked as written: write it again.
+            file.write_at(block, found.last_start).map_err(failed(Step::Write))?;
+        }
         file.cut(found.end).map_err(failed(Step::Cut))?;
         file.reserve(opening.segment_bytes).map_err(failed(Step::Create))?;
         let clean = found.cut == 0 && last.is_some_and(|last| last.ended);
@@ -206,10 +210,19 @@ struct Last {
 
 struct Found {
     last: Option<Last>,
+    /// Where the last whole block begins.
+    last_start: u64,
     /// Where the whole blocks end.
     end: u64,
     /// Bytes behind that are neither blocks nor padding.
     cut: u64,
+}
+
+impl Found {
+    fn last_block<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.last?;
+        bytes.get(usize::try_from(self.last_start).ok()?..usize::try_from(self.end).ok()?)
+    }
 }
 
 fn open_segment(
@@ -241,14 +254,15 @@ fn scan_whole(
 fn scan(name: &StreamName, segment: u32, bytes: &[u8]) -> Result<Found, LogFault> {
     let mut rest = bytes;
     let mut last: Option<Last> = None;
+    let mut last_start = 0;
     loop {
         let end = bytes.len().saturating_sub(rest.len()) as u64;
         let damaged = || LogFault::Damaged { stream: name.clone(), segment, offset: end };
         let block = match block::parse(rest) {
             Ok(block) => block,
-            Err(NoBlock::Padding) => return Ok(Found { last, end, cut: 0 }),
+            Err(NoBlock::Padding) => return Ok(Found { last, last_start, end, cut: 0 }),
             Err(_) if block::follows(rest, name) => return Err(damaged()),
-            Err(_) => return Ok(Found { last, end, cut: torn_length(rest) }),
+            Err(_) => return Ok(Found { last, last_start, end, cut: torn_length(rest) }),
         };
         let fits = block.header.stream == name.field()
             && block.header.segment == segment
@@ -258,6 +272,7 @@ fn scan(name: &StreamName, segment: u32, bytes: &[u8]) -> Result<Found, LogFault
         if !fits {
             return Err(damaged());
         }
+        last_start = end;
         last = Some(Last {
             sequence: block.header.last(),
             hash: block.hash,

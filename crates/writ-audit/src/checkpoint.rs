@@ -30,7 +30,7 @@ use std::{
 
 use crate::{
     Hash, Head, HeadSink, LogFault, Moment, Signer, Step, StreamName, Verifier, block::sha256, bytes::Reader,
-    sign::SIGNATURE,
+    segment::lock, sign::SIGNATURE,
 };
 
 /// While records come, a stream is signed this often.
@@ -155,7 +155,10 @@ impl CheckpointLog {
             .mode(0o600)
             .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
             .open(&path)?;
-        file.try_lock().map_err(|_| CheckpointFault::InUse)?;
+        lock(&file).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => CheckpointFault::InUse,
+            _ => CheckpointFault::Io(error),
+        })?;
         let count = cut_torn(&file)?;
         let mut state = State { file, path, last: None, signed: HashMap::new() };
         for number in count.saturating_sub(LOOK_BACK).saturating_add(1)..=count {

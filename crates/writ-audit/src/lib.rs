@@ -20,6 +20,8 @@ mod chain;
 mod checkpoint;
 mod event;
 mod fault;
+#[cfg(test)]
+mod forged;
 mod log;
 mod model;
 mod problem;
@@ -31,6 +33,8 @@ mod segment;
 mod sign;
 mod stream;
 mod ticket;
+#[cfg(test)]
+mod vectors;
 mod verify;
 mod walk;
 

@@ -9,7 +9,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 /// The name of a stream: `broker`, `proxy-0`. It is part of file names and of every block.
 ///
 /// Lower-case ASCII letters, digits and inner hyphens, 1 to [`StreamName::MAX`] bytes, a letter first.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct StreamName(Arc<str>);
 
 impl StreamName {
@@ -68,6 +69,20 @@ impl FromStr for StreamName {
             Some((at, _)) => Err(StreamNameError::Byte(at)),
             None => Ok(Self(text.into())),
         }
+    }
+}
+
+impl TryFrom<String> for StreamName {
+    type Error = StreamNameError;
+
+    fn try_from(text: String) -> Result<Self, StreamNameError> {
+        text.parse()
+    }
+}
+
+impl From<StreamName> for String {
+    fn from(name: StreamName) -> Self {
+        name.as_str().to_owned()
     }
 }
 
@@ -352,8 +367,8 @@ impl<'a> Outcome<'a> {
 /// A SHA-256 hash: of a block, or of a checkpoint.
 pub type Hash = [u8; 32];
 
-/// The end of what a stream has made durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The end of what a stream has made durable. It crosses the wire when the signer is another process.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Head {
     /// The stream.
     pub stream: StreamName,
@@ -365,4 +380,40 @@ pub struct Head {
     pub sequence: u64,
     /// Hash of its last block.
     pub hash: Hash,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StreamName;
+
+    #[test]
+    fn a_name_is_a_safe_file_name_and_nothing_else() {
+        for name in ["broker", "proxy-0", "a", "a-b-1", &"a".repeat(32)] {
+            let parsed: StreamName = name.parse().unwrap();
+            assert_eq!(StreamName::from_field(&parsed.field()), Some(parsed.clone()));
+            assert_eq!(
+                crate::segment::parse_file_name(&crate::segment::file_name(&parsed, 7)),
+                Some((parsed, 7))
+            );
+        }
+        for name in ["", "-a", "a-", "0a", "A", "a/b", "..", "a.b", "é", "a b", &"a".repeat(33)] {
+            assert!(name.parse::<StreamName>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_field_with_anything_behind_the_name_is_no_name() {
+        let mut field = "broker".parse::<StreamName>().unwrap().field();
+        field[31] = b'x';
+        assert_eq!(StreamName::from_field(&field), None);
+    }
+
+    #[test]
+    fn only_the_written_form_of_a_file_name_is_one() {
+        for name in
+            ["broker-1.seg", "broker-000000.seg", "broker-+00001.seg", "broker-000001.SEG", "broker.seg"]
+        {
+            assert_eq!(crate::segment::parse_file_name(name), None, "{name}");
+        }
+    }
 }

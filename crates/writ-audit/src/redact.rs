@@ -78,7 +78,7 @@ impl Class {
 
     fn admits(self, value: &str) -> bool {
         match self {
-            Class::Name | Class::Text | Class::Path => value.bytes().all(|byte| byte >= 0x20 && byte != 0x7f),
+            Class::Name | Class::Text | Class::Path => !has_control(value),
             Class::Word => value
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_. ".contains(&byte)),
@@ -103,6 +103,14 @@ pub(crate) fn push_field(out: &mut Vec<u8>, key: &FieldKey, class: Class, field:
         push_text(out, &cut);
     } else {
         push_text(out, &key.hash(field, value));
+    }
+}
+
+/// Control characters of ASCII, and those of Latin-1 that a terminal obeys too (U+0080 to U+009F).
+fn has_control(value: &str) -> bool {
+    match value.is_ascii() {
+        true => value.bytes().any(|byte| byte.is_ascii_control()),
+        false => value.chars().any(char::is_control),
     }
 }
 

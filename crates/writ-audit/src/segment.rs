@@ -104,7 +104,7 @@ impl SegmentSource for SegmentDir {
 }
 
 /// Takes the writer's lock. A reader holds it for an instant, to see whether there is a writer.
-fn lock(file: &File) -> io::Result<()> {
+pub(crate) fn lock(file: &File) -> io::Result<()> {
     for attempt in 1.. {
         match file.try_lock() {
             Ok(()) => break,

@@ -60,6 +60,9 @@ impl StreamConfig {
 }
 
 /// The recording end of a stream. Clones are the same stream.
+///
+/// Call [`Stream::close`] before the process ends. When the last clone is dropped the log thread ends cleanly by
+/// itself, but nobody waits for it, and a process that is faster leaves a gap.
 #[derive(Clone)]
 pub struct Stream {
     shared: Arc<Shared>,
@@ -301,7 +304,8 @@ pub trait HeadSink: Send + Sync {
 }
 
 /// Why a head is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Moment {
     /// The stream was opened.
     Start,

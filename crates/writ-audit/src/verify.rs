@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     io,
     path::Path,
+    time::Duration,
 };
 
 use crate::{
@@ -66,9 +67,24 @@ pub struct StreamReport {
 
 /// Verifies the log in `dir` with the broker's public key, and with an anchor if there is one.
 ///
+/// It may be called while the log is written. A file that is caught in the middle of a change can look wrong, so with a
+/// broker at work a log is wrong only if it stays wrong.
+///
 /// # Errors
 /// Only when the folder or a file in it cannot be read; whatever is wrong with what was read is in the report.
 pub fn verify(dir: &Path, key: &Verifier, anchor: Option<&Anchor>) -> io::Result<Report> {
+    let mut report = verify_once(dir, key, anchor)?;
+    for _ in 1..LIVE_TRIES {
+        if report.is_sound() || !walk::is_signed_now(dir)? {
+            break;
+        }
+        std::thread::sleep(LIVE_PAUSE);
+        report = verify_once(dir, key, anchor)?;
+    }
+    Ok(report)
+}
+
+fn verify_once(dir: &Path, key: &Verifier, anchor: Option<&Anchor>) -> io::Result<Report> {
     // Checkpoints first: a stream that is being written only grows beyond them.
     let signed = Signed::read(dir, key, anchor)?;
     let listing = walk::list(dir)?;
@@ -93,6 +109,11 @@ pub fn verify(dir: &Path, key: &Verifier, anchor: Option<&Anchor>) -> io::Result
     }
     Ok(report)
 }
+
+/// How often a log that is being written is looked at before it is called wrong.
+const LIVE_TRIES: u32 = 3;
+/// Long enough for a new stream's first checkpoint.
+const LIVE_PAUSE: Duration = Duration::from_millis(200);
 
 fn in_folder(what: What) -> Problem {
     Problem { stream: None, segment: None, offset: None, sequence: None, what }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{File, TryLockError},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::Path,
 };
 
@@ -50,7 +50,6 @@ pub(crate) struct Loaded {
 }
 
 pub(crate) fn load(dir: &Path, stream: &StreamName, number: u32, from: u64) -> io::Result<Loaded> {
-    use std::io::{Seek as _, SeekFrom};
     let mut file = File::open(dir.join(file_name(stream, number)))?;
     // Asked before reading: a writer that ends in between leaves more than was read, never less.
     let live = is_live(&file)?;
@@ -58,6 +57,15 @@ pub(crate) fn load(dir: &Path, stream: &StreamName, number: u32, from: u64) -> i
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Loaded { bytes, live })
+}
+
+/// Does a broker hold the checkpoints, so that files may change while they are read?
+pub(crate) fn is_signed_now(dir: &Path) -> io::Result<bool> {
+    match File::open(dir.join(CHECKPOINT_FILE)) {
+        Ok(file) => is_live(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_live(file: &File) -> io::Result<bool> {

@@ -129,11 +129,12 @@ fn blocks(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     blocks
 }
 
-type Touch = fn(&Path);
+/// Its name, what is done to the folder, and what must be found.
+type Case = (&'static str, fn(&Path), fn(&What) -> bool);
 
 #[test]
 fn every_exchange_is_found_and_named() {
-    let cases: [(&str, Touch, fn(&What) -> bool); 11] = [
+    let cases: [Case; 11] = [
         ("two blocks swapped", swap_blocks, |what| matches!(what, What::BrokenChain)),
         ("a block left out", drop_block, |what| matches!(what, What::BrokenChain)),
         ("a block twice", repeat_block, |what| matches!(what, What::BrokenChain)),
@@ -189,7 +190,7 @@ fn swap_blocks(dir: &Path) {
 }
 
 fn drop_block(dir: &Path) {
-    rewrite(dir, |blocks| drop(blocks.remove(1)));
+    rewrite(dir, |blocks| blocks.retain(|block| block.start == 0 || block.start > 200));
 }
 
 fn repeat_block(dir: &Path) {

@@ -182,7 +182,7 @@ pub struct AuditFilter {
     pub workload: Option<String>,
     #[arg(long)]
     pub host: Option<String>,
-    /// ok, refused, failed, cut, dropped or unknown
+    /// ok, refused, failed, cut or unknown
     #[arg(long)]
     pub outcome: Option<String>,
     /// Not before this instant, or this long ago: 2026-11-21T10:00:00Z, 90m

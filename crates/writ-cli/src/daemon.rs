@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -161,8 +161,11 @@ async fn broker(paths: &Paths) -> Result<Arc<Broker>, Fault> {
 /// The proxy, once the seal is open.
 #[derive(Clone, Default)]
 struct Proxies {
-    running: Arc<std::sync::Mutex<Option<(Arc<Proxy>, Vec<writ_audit::Stream>)>>>,
+    running: Arc<Mutex<Option<Running>>>,
 }
+
+/// A proxy, and the audit streams that are to be closed after it.
+type Running = (Arc<Proxy>, Vec<writ_audit::Stream>);
 
 impl Proxies {
     async fn start_when_unlocked(self, broker: Arc<Broker>) -> Result<(), Fault> {
@@ -188,12 +191,12 @@ impl Proxies {
             Ok::<_, Fault>((proxy, streams))
         });
         let started = started.await.map_err(|error| failed(error.to_string()))??;
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(started);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).replace(started);
         Ok(())
     }
 
     async fn stop(&self) {
-        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((proxy, streams)) = running else { return };
         let stopped = tokio::task::spawn_blocking(move || {
             proxy.stop();

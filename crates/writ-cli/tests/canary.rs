@@ -36,8 +36,8 @@ ask -H "PRIVATE-TOKEN: $GITLAB_TOKEN" https://gitlab.com/echo
 ask -H "Authorization: Bearer $OPENAI_API_KEY" https://api.anthropic.com/echo
 ask -H "$openai" https://elsewhere.example/
 ask -H "$openai" http://api.openai.com/echo
-ask -H "$openai" https://127.0.0.1/
-ask --proxy-user writ:wrong -H "$openai" https://api.openai.com/echo
+ask --noproxy '' -H "$openai" https://127.0.0.1/
+ask --proxy "http://writ:wrong@${HTTPS_PROXY#*@}" -H "$openai" https://api.openai.com/echo
 env
 "#;
 
@@ -50,6 +50,17 @@ const COMMANDS: [&[&str]; 8] = [
     &["audit", "tail", "-n", "500"],
     &["audit", "verify"],
     &["doctor"],
+];
+
+/// What the first run must have met, or its scan would prove less than it says.
+const TOLD: [&str; 7] = [
+    "[writ:openai]",
+    "urn:writ:refusal:placeholder-elsewhere",
+    "urn:writ:refusal:upstream-failed",
+    "urn:writ:refusal:denied",
+    "CONNECT tunnel failed, response 403",
+    "CONNECT tunnel failed, response 407",
+    "curl: (92)",
 ];
 
 fn scene() -> Scene {
@@ -88,6 +99,9 @@ fn no_window_of_a_key_is_anywhere() {
     let first = ran.first().unwrap();
     assert_eq!(first.code, Some(0), "{}", first.told());
     assert!(first.out().matches("HTTP/2 200").count() >= 10, "the day was busy: {}", first.told());
+    for told in TOLD {
+        assert!(first.told().contains(told), "not {told}: {}", first.told());
+    }
     for ran in &ran {
         assert_eq!(scene.windows(&ran.both()), 0, "{}", ran.told());
     }

@@ -46,7 +46,7 @@ pub use lease::{LeaseEnd, LeaseState};
 pub use names::{CredentialName, NameError, RoleName, SpiffeId, TargetName, TrustDomain};
 pub use path::{CanonicalPath, PathError, PathPattern};
 pub use placeholder::{Alphabet, Placeholder, PlaceholderError, Shape};
-pub use preset::{PRESETS, Preset, PresetPlace, preset};
+pub use preset::{PRESETS, Preset, PresetPlace, looks_like_key, preset};
 pub use refusal::{Refusal, RefusalKind};
 pub use scope::{Grant, Scope};
 pub use secret::{RecipientKey, Sealed, Secret};

@@ -13,6 +13,8 @@ pub struct Preset {
     /// Each place with the paths at which it is the default; the first that fits wins, no paths means all.
     pub places: &'static [(PresetPlace, &'static [&'static str])],
     pub shape: Shape,
+    /// How the service's real keys begin.
+    pub key_prefixes: &'static [&'static str],
     /// Variables in which programs look for the key. The first is the usual one.
     pub env: &'static [&'static str],
     /// The paths that `writ init` grants.
@@ -45,6 +47,23 @@ impl Preset {
     }
 }
 
+/// Whether a text looks like a real key of a known service: its beginning, a key's length, and no placeholder.
+pub fn looks_like_key(text: &str) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let begins = |preset: &Preset| preset.key_prefixes.iter().any(|prefix| text.starts_with(prefix));
+    let placeholder = |preset: &Preset| {
+        text.strip_prefix(preset.shape.prefix).is_some_and(|rest| rest.starts_with(crate::Placeholder::MARK))
+    };
+    (KEY_MIN..=KEY_MAX).contains(&text.len())
+        && plain
+        && PRESETS.iter().any(begins)
+        && !PRESETS.iter().any(placeholder)
+}
+
+/// No known service has shorter keys.
+const KEY_MIN: usize = 24;
+const KEY_MAX: usize = 512;
+
 /// The preset of that name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)
@@ -58,6 +77,7 @@ pub const PRESETS: &[Preset] = &[
         authority: "api.openai.com",
         places: &[(PresetPlace::Bearer, &[])],
         shape: Shape { prefix: "sk-proj-", suffix: "", length: 164, alphabet: Alphabet::Base64Url },
+        key_prefixes: &["sk-"],
         env: &["OPENAI_API_KEY", "CODEX_API_KEY"],
         paths: &["/v1/*"],
         quiet_hosts: &["chatgpt.com", "ab.chatgpt.com"],
@@ -69,6 +89,7 @@ pub const PRESETS: &[Preset] = &[
         authority: "api.anthropic.com",
         places: &[(PresetPlace::Header("x-api-key"), &[]), (PresetPlace::Bearer, &[])],
         shape: Shape { prefix: "sk-ant-api03-", suffix: "AA", length: 108, alphabet: Alphabet::Base64Url },
+        key_prefixes: &["sk-ant-"],
         env: &["ANTHROPIC_API_KEY"],
         paths: &["/v1/*", "/api/*"],
         quiet_hosts: &["downloads.claude.ai", "raw.githubusercontent.com"],
@@ -80,6 +101,7 @@ pub const PRESETS: &[Preset] = &[
         authority: "generativelanguage.googleapis.com",
         places: &[(PresetPlace::Header("x-goog-api-key"), &[])],
         shape: Shape { prefix: "AIza", suffix: "", length: 39, alphabet: Alphabet::Base64Url },
+        key_prefixes: &["AIza"],
         env: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
         paths: &["/v1/*", "/v1beta/*", "/upload/*"],
         quiet_hosts: &["play.googleapis.com"],
@@ -91,6 +113,7 @@ pub const PRESETS: &[Preset] = &[
         authority: "api.github.com",
         places: &[(PresetPlace::Bearer, &[]), (PresetPlace::Header("authorization"), &[])],
         shape: Shape { prefix: "ghp_", suffix: "", length: 40, alphabet: Alphabet::Base62 },
+        key_prefixes: &["ghp_", "gho_", "ghu_", "ghs_", "github_pat_"],
         env: &["GITHUB_TOKEN", "GH_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
@@ -102,6 +125,7 @@ pub const PRESETS: &[Preset] = &[
         authority: "github.com",
         places: &[(PresetPlace::Basic("x-access-token"), &[])],
         shape: Shape { prefix: "ghp_", suffix: "", length: 40, alphabet: Alphabet::Base62 },
+        key_prefixes: &["ghp_", "gho_", "ghu_", "ghs_", "github_pat_"],
         env: &["GITHUB_TOKEN", "GH_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
@@ -117,6 +141,7 @@ pub const PRESETS: &[Preset] = &[
             (PresetPlace::Bearer, &[]),
         ],
         shape: Shape { prefix: "glpat-", suffix: "", length: 26, alphabet: Alphabet::Base64Url },
+        key_prefixes: &["glpat-"],
         env: &["GITLAB_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
@@ -128,6 +153,25 @@ pub const PRESETS: &[Preset] = &[
 mod tests {
     use super::*;
     use crate::Authority;
+
+    #[test]
+    fn real_keys_are_told_from_placeholders() {
+        for key in [
+            "sk-proj-0123456789abcdefghij",
+            "sk-ant-api03-0123456789abcdef",
+            "ghp_0123456789abcdefghijklmnopqrstuvwxyz",
+        ] {
+            assert!(looks_like_key(key), "{key}");
+        }
+        for preset in PRESETS {
+            assert!(!looks_like_key(preset.shape.build((0..=255).cycle()).as_str()), "{}", preset.name);
+        }
+        for other in
+            ["", "sk-short", "AIza", "/usr/bin/sk-0123456789abcdefghijkl", "sk-0123456789 abcdefghijklmno"]
+        {
+            assert!(!looks_like_key(other), "{other}");
+        }
+    }
 
     #[test]
     fn every_preset_is_well_formed() {

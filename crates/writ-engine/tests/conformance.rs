@@ -1,4 +1,5 @@
 //! What every secrets engine and every source must do, for each entry of the registries.
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 use std::{
     collections::BTreeSet,

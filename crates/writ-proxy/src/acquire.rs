@@ -38,7 +38,7 @@ pub(crate) struct Gate {
 }
 
 pub(crate) async fn lease(tunnel: &Tunnel, target: &Target) -> Result<Arc<Lease>, Refused> {
-    let now = tunnel.plane.now();
+    let now = target.came;
     tunnel.plane.live.connected(now)?;
     if let Some(lease) = target.route.slot.load_full()
         && lease.usable(now).is_ok()

@@ -22,6 +22,8 @@ use crate::scrub::Download;
 pub(crate) enum BodyFault {
     #[error("the upstream broke off")]
     Upstream(#[source] hyper::Error),
+    #[error("the upstream ended before what it had announced, or was cut off")]
+    Short,
     #[error("the upstream's compressed body is broken or unreasonably large")]
     Inflate(#[source] std::io::Error),
 }
@@ -70,7 +72,7 @@ impl Body for Upload {
 /// What the agent gets: a text of ours, or the service's answer.
 pub(crate) enum Answer {
     Text(Option<Bytes>),
-    Stream(Download),
+    Stream(Box<Download>),
 }
 
 impl Answer {

@@ -107,14 +107,17 @@ impl SessionCa {
         Some(config)
     }
 
-    fn make(&self, host: &Host) -> Option<ServerConfig> {
+    fn leaf(&self, host: &Host) -> Option<CertificateDer<'static>> {
         let mut leaf = params(host.as_str(), self.validity)?;
         leaf.subject_alt_names = vec![rcgen::SanType::DnsName(host.as_str().try_into().ok()?)];
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;
-        let leaf = leaf.signed_by(&self.leaf_key, &self.issuer).ok()?;
-        let chain = vec![leaf.into(), self.intermediate.clone()];
+        leaf.signed_by(&self.leaf_key, &self.issuer).ok().map(Into::into)
+    }
+
+    fn make(&self, host: &Host) -> Option<ServerConfig> {
+        let chain = vec![self.leaf(host)?, self.intermediate.clone()];
         let certified = Arc::new(CertifiedKey::new(chain, self.signing.clone()));
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
@@ -162,5 +165,77 @@ struct Always(Arc<CertifiedKey>);
 impl ResolvesServerCert for Always {
     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration as StdDuration;
+
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+        pki_types::{ServerName, UnixTime, pem::PemObject},
+    };
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_000;
+    const HOUR: i64 = 3_600_000;
+
+    fn ca(hosts: &[&str]) -> SessionCa {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let hosts = hosts.iter().map(|host| host.parse().unwrap());
+        let at = Timestamp::from_millis;
+        SessionCa::new(&provider, hosts, at(NOW), at(NOW + 8 * HOUR)).unwrap()
+    }
+
+    fn chain(ca: &SessionCa, host: &str) -> Vec<CertificateDer<'static>> {
+        let config = ca.config(&host.parse().unwrap()).unwrap();
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        vec![ca.leaf(&host.parse().unwrap()).unwrap(), ca.intermediate.clone()]
+    }
+
+    fn verify(ca: &SessionCa, host: &str, millis: i64) -> Result<(), rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.root_pem().as_bytes()).unwrap()).unwrap();
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), ca.provider.clone())
+            .build()
+            .unwrap();
+        let now = UnixTime::since_unix_epoch(StdDuration::from_millis(millis.unsigned_abs()));
+        let chain = chain(ca, host);
+        let name = ServerName::try_from(host).unwrap();
+        verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], now).map(|_| ())
+    }
+
+    #[test]
+    fn it_certifies_its_own_hosts_and_no_other() {
+        let ca = ca(&["api.vendor.example"]);
+        assert_eq!(verify(&ca, "api.vendor.example", NOW), Ok(()));
+        assert!(verify(&ca, "bank.example", NOW).is_err(), "the constraint is in the certificate");
+        assert!(verify(&self::ca(&[]), "bank.example", NOW).is_err(), "no host is not every host");
+        assert!(!ca.root_pem().contains("PRIVATE"));
+    }
+
+    #[test]
+    fn certificates_are_dated_back_and_end_with_the_session() {
+        let ca = ca(&["api.vendor.example"]);
+        for (time, good) in [
+            (NOW - 2 * HOUR, false),
+            (NOW - HOUR / 2, true),
+            (NOW + 8 * HOUR, true),
+            (NOW + 10 * HOUR, false),
+        ] {
+            assert_eq!(verify(&ca, "api.vendor.example", time).is_ok(), good, "{time}");
+        }
+    }
+
+    #[test]
+    fn leaves_are_made_once_with_serials_of_their_own() {
+        let ca = ca(&["a.example", "b.example"]);
+        let (a, b) = ("a.example".parse().unwrap(), "b.example".parse().unwrap());
+        assert!(Arc::ptr_eq(&ca.config(&a).unwrap(), &ca.config(&a).unwrap()));
+        assert_ne!(ca.leaf(&a).unwrap(), ca.leaf(&a).unwrap());
+        assert_ne!(ca.leaf(&a).unwrap(), ca.leaf(&b).unwrap());
     }
 }

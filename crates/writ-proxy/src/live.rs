@@ -161,7 +161,7 @@ impl Live {
             ids.iter().filter_map(|id| held.leases.remove(id)).collect()
         };
         for holding in over {
-            holding.cut();
+            holding.finish();
         }
     }
 
@@ -173,11 +173,20 @@ impl Live {
 impl Holding {
     /// Cuts whatever is open under this lease, on both sides.
     fn cut(&self) {
+        self.finish();
         if let Some(route) = self.route.upgrade() {
-            route.forget(&self.lease);
+            route.cut();
         }
+    }
+
+    /// Cuts the agent's connections that are open under this lease. What they held of upstream connections closes with them; others may
+    /// serve the lease that came after this one, and stay.
+    fn finish(&self) {
         if let Some(session) = self.session.upgrade() {
             session.cut(&self.lease);
+        }
+        if let Some(route) = self.route.upgrade() {
+            route.forget(&self.lease);
         }
     }
 }

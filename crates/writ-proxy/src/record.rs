@@ -16,7 +16,7 @@ use writ_audit::{Attempt, Entry, Kind, Outcome, PathView, Verdict};
 use writ_core::{RefusalKind, Timestamp};
 
 use crate::{
-    lease::{Lease, Now},
+    lease::{Lease, Life, Now},
     refuse::Refused,
     route::Target,
     tunnel::Tunnel,
@@ -90,7 +90,11 @@ impl Exchange {
     /// Closes as refused or failed, and hands the refusal on.
     pub(crate) fn refuse(&mut self, refused: Refused) -> Refused {
         let verdict = match refused.refusal.kind {
-            RefusalKind::UpstreamFailed | RefusalKind::UpstreamEncoding => Verdict::Failed,
+            RefusalKind::UpstreamFailed => {
+                self.failed();
+                return Refused { recorded: true, ..refused };
+            }
+            RefusalKind::UpstreamEncoding => Verdict::Failed,
             _ => Verdict::Refused,
         };
         let recorded = self.close(verdict, Some(refused.refusal.kind.slug()));
@@ -102,9 +106,22 @@ impl Exchange {
         self.close(Verdict::Ok, None);
     }
 
-    /// The upstream broke off.
+    /// The upstream broke off: by itself, or because the lease's end cut its connection.
     pub(crate) fn failed(&mut self) {
-        self.close(Verdict::Failed, Some(RefusalKind::UpstreamFailed.slug()));
+        if self.is_cut() {
+            self.close(Verdict::Cut, Some(self.lease.life().cut_reason()));
+        } else {
+            self.close(Verdict::Failed, Some(RefusalKind::UpstreamFailed.slug()));
+        }
+    }
+
+    /// Whether its lease ended in a way that ends open responses too.
+    pub(crate) fn is_cut(&self) -> bool {
+        match self.lease.life() {
+            Life::Alive => false,
+            Life::Expired => self.lease.past_grace(self.tunnel.plane.now()),
+            Life::Revoked | Life::SessionEnded | Life::Lost => true,
+        }
     }
 
     fn close(&mut self, verdict: Verdict, reason: Option<&str>) -> bool {

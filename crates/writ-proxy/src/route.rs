@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, requ
 use writ_core::{Authority, CanonicalPath, RefusalKind, RequestId};
 
 use crate::{
+    lease::Now,
     names,
     placeholder::{Found, Where},
     refuse::Refused,
@@ -20,6 +21,8 @@ use crate::{
 /// One request, located.
 pub(crate) struct Target {
     pub(crate) request: RequestId,
+    /// When it came.
+    pub(crate) came: Now,
     pub(crate) route: Arc<Route>,
     pub(crate) path: CanonicalPath,
     /// The placeholder of the route's credential, where the request carries it at a declared place.
@@ -27,7 +30,8 @@ pub(crate) struct Target {
 }
 
 pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
-    let routes = listed(tunnel)?;
+    let came = tunnel.plane.now();
+    let routes = listed(tunnel, came)?;
     let first = routes.first().ok_or_else(|| unlisted(tunnel.site.host()))?;
     same_authority(parts, first)?;
     no_upgrade(&parts.headers)?;
@@ -40,14 +44,14 @@ pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
     let route = routes.iter().find(holds).unwrap_or(first);
     connection_names(&parts.headers, route)?;
     let placeholder = at_home(tunnel, route, &found)?;
-    let request = names::request_id(tunnel.plane.clock.now()).ok_or_else(|| {
+    let request = names::request_id(came.wall).ok_or_else(|| {
         Refused::new(RefusalKind::Internal, "the system gives no randomness", "see `writ doctor`")
     })?;
-    Ok(Target { request, route: route.clone(), path, placeholder })
+    Ok(Target { request, came, route: route.clone(), path, placeholder })
 }
 
-fn listed(tunnel: &Tunnel) -> Result<&Arc<[Arc<Route>]>, Refused> {
-    if tunnel.session.is_over() || tunnel.session.expired(tunnel.plane.clock.now()) {
+fn listed(tunnel: &Tunnel, now: Now) -> Result<&Arc<[Arc<Route>]>, Refused> {
+    if tunnel.session.is_over() || tunnel.session.expired(now.wall) {
         let next = "start the program again under `writ run`";
         return Err(Refused::new(RefusalKind::SessionEnded, "the session of this program is over", next));
     }

@@ -91,7 +91,7 @@ pub(crate) fn answer(reply: Reply, mut exchange: Exchange) -> Response<Answer> {
         exchange.done();
         return Response::from_parts(parts, Answer::EMPTY);
     }
-    Response::from_parts(parts, Answer::Stream(Download::new(coding, body, reply.kept, exchange)))
+    Response::from_parts(parts, Answer::Stream(Box::new(Download::new(coding, body, reply.kept, exchange))))
 }
 
 fn coding(response: &Response<Incoming>) -> Coding {
@@ -225,6 +225,10 @@ impl Download {
                 Poll::Ready(None) => None,
             },
         };
+        if data.is_none() && (self.is_short() || self.exchange.is_cut()) {
+            // hyper reads a stream that was reset with CANCEL as one that ended: nothing may be passed off as whole that is not.
+            return Poll::Ready(Err(BodyFault::Short));
+        }
         self.ended |= data.is_none();
         match (&mut self.scrubber, data) {
             (Some(scrubber), Some(data)) => scrubber.push(data, &mut self.ready),
@@ -235,6 +239,12 @@ impl Download {
             self.end();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether an end here would come before what the service announced.
+    fn is_short(&self) -> bool {
+        let held = self.scrubber.as_ref().map_or(0, Scrubber::hold) as u64;
+        self.left.is_some_and(|left| left > held)
     }
 
     fn end(&mut self) {

@@ -198,7 +198,7 @@ impl Session {
             if let Some(lease) = route.slot.swap(None) {
                 lease.end(Life::SessionEnded);
             }
-            route.pools.iter().for_each(Pool::cut);
+            route.cut();
         }
         for (_, (task, _)) in self.tunnels().drain() {
             task.abort();
@@ -260,12 +260,16 @@ impl Route {
         })
     }
 
-    /// Empties the slot if this lease is in it, and closes every upstream connection: one may have been made for it.
+    /// Empties the slot if this lease is in it.
     pub(crate) fn forget(&self, lease: &Arc<Lease>) {
         let present = self.slot.load();
         if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, lease)) {
             self.slot.compare_and_swap(&present, None);
         }
+    }
+
+    /// Closes every upstream connection.
+    pub(crate) fn cut(&self) {
         self.pools.iter().for_each(Pool::cut);
     }
 }

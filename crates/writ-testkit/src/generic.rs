@@ -49,6 +49,9 @@ const FRAME: usize = 16 << 10;
 /// Most events of one stream.
 const EVENTS_MAX: u64 = 100_000;
 
+/// How long `/cut` lets its first bytes travel.
+const CUT_AFTER: Duration = Duration::from_millis(100);
+
 /// Whether `path` wants the body as a stream.
 pub(crate) fn takes_body(path: &str) -> bool {
     matches!(path, "/pipe" | "/refuse-early")
@@ -260,7 +263,8 @@ fn cut(asked: &Asked) -> Response<Body> {
     let sent = usize::try_from(asked.number("bytes", 500).min(of)).unwrap_or(0);
     let first = stream::once(std::future::ready(Ok(Frame::data(Bytes::from(vec![b'x'; sent])))));
     let end = stream::once(async {
-        tokio::task::yield_now().await;
+        // An h2 client forgets a head that arrives together with the reset.
+        tokio::time::sleep(CUT_AFTER).await;
         Err(io::Error::from(io::ErrorKind::ConnectionAborted))
     });
     let mut response = Response::new(StreamBody::new(first.chain(end)).boxed_unsync());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
-use writ_core::{CredentialName, Host, PathPattern, RoleName, Selector, SpiffeId, TargetName, Ttl};
+use writ_core::{Authority, CredentialName, PathPattern, RoleName, Selector, SpiffeId, TargetName, Ttl};
 
 use super::When;
 
@@ -105,9 +105,8 @@ pub struct CredentialEntry {
 pub struct TargetEntry {
     pub name: Spanned<TargetName>,
     pub preset: Option<Spanned<String>>,
-    /// With a preset: the same kind of service on a host of one's own.
-    pub host: Option<Spanned<Host>>,
-    pub port: Option<Spanned<u16>>,
+    /// `host` or `host:port`. With a preset: the same kind of service on a host of one's own.
+    pub host: Option<Spanned<Authority>>,
     pub inject: Option<Spanned<InjectEntry>>,
     pub credential: Spanned<CredentialName>,
     pub dial: Option<Spanned<String>>,

@@ -30,8 +30,6 @@ const ENGINE: &str = "static";
 /// How long a lease lives, and a session at the longest, where the role does not say.
 const TTL_SECS: u64 = 15 * 60;
 const TTL_MAX_SECS: u64 = 8 * 3600;
-/// The port of `https`.
-const HTTPS: u16 = 443;
 
 type Fallible<T> = Result<T, ConfigFault>;
 
@@ -226,12 +224,6 @@ impl At<'_> {
 
     /// Where a target is and how it takes its credential: from the preset, or from `host` and `inject`.
     fn service(&self, span: Range<usize>, entry: &TargetEntry) -> Fallible<(Authority, Vec<Injection>)> {
-        let host = |host: &Spanned<writ_core::Host>| {
-            Authority::new(host.as_ref().clone(), entry.port.as_ref().map_or(HTTPS, |port| *port.as_ref()))
-        };
-        if let Some(port) = entry.port.as_ref().filter(|port| *port.as_ref() == 0 || entry.host.is_none()) {
-            return Err(self.fault(port.span(), "a port needs a host, and is not 0", "add `host`"));
-        }
         match (&entry.preset, &entry.host, &entry.inject) {
             (Some(_), _, Some(inject)) => Err(self.fault(
                 inject.span(),
@@ -244,14 +236,14 @@ impl At<'_> {
                     return Err(self.unknown(name.span(), "preset", name.as_ref(), known));
                 };
                 let known = || preset.authority.parse::<Authority>();
-                let authority = own.as_ref().map_or_else(known, |own| Ok(host(own)));
+                let authority = own.as_ref().map_or_else(known, |own| Ok(own.as_ref().clone()));
                 let authority = authority
                     .map_err(|fault| self.fault(name.span(), fault.to_string(), "use another preset"))?;
                 Ok((authority, preset.injections()))
             }
             (None, Some(own), Some(inject)) => {
                 let place = check::place(inject.as_ref()).map_err(self.wrong(inject.span()))?;
-                Ok((host(own), vec![Injection { place, paths: Vec::new() }]))
+                Ok((own.as_ref().clone(), vec![Injection { place, paths: Vec::new() }]))
             }
             (None, own, _) => Err(self.fault(
                 span,

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     seal::{self, RootKey, Seal, SealFault, SealPlaces},
-    store::{Options, SqliteStore, Store, StoreFault},
+    store::{Options, SqliteStore, Store, StoreFault, StoredValue},
 };
 
 /// Why an installation does not open.
@@ -78,6 +78,7 @@ const STORE_FILE: &str = "writ.db";
 
 impl Installation {
     /// Opens the state directory, which is made where there is none. With a seal that asks nothing, the vault is open afterwards.
+    /// Blocks while the store's file is looked at.
     ///
     /// # Errors
     /// [`InstallationFault`].
@@ -205,7 +206,9 @@ impl Installation {
         let read = |key: &str| self.store.meta(key.to_owned());
         let (installation, record) = match (read(INSTALLATION).await?, read(SEAL).await?) {
             (Some(installation), Some(record)) => (installation, record),
-            (None, None) if read(KEYRING).await?.is_none() => return Ok(None),
+            (None, None) if read(KEYRING).await?.is_none() && !self.has_sealed_values().await? => {
+                return Ok(None);
+            }
             _ => return Err(KeyringFault::Damaged(Place::Keyring).into()),
         };
         let bytes = installation.try_into().map_err(|_| KeyringFault::Damaged(Place::Keyring))?;
@@ -216,6 +219,12 @@ impl Installation {
             return Err(InstallationFault::OtherSeal { stored: record.kind, asked });
         }
         Ok(Some((InstallationId::from_bytes(bytes), record)))
+    }
+
+    /// Sealed values without a keyring are damage: a new keyring would bury them.
+    async fn has_sealed_values(&self) -> Result<bool, InstallationFault> {
+        let values = self.store.credentials().await?;
+        Ok(values.iter().any(|row| matches!(row.value, StoredValue::Sealed(_))))
     }
 }
 

@@ -227,6 +227,22 @@ impl Home {
     }
 }
 
+/// References hold nothing sealed: they can be there before the first unlock.
+#[test]
+fn references_do_not_need_a_keyring() {
+    let place = Home::new();
+    let installation = place.with_passphrase().unwrap();
+    let row = CredentialVersion {
+        name: "a".parse().unwrap(),
+        version: 1,
+        value: StoredValue::Reference("cmd://pass a".to_owned()),
+        set_at: Timestamp::from_millis(1),
+    };
+    block_on(installation.store().apply(vec![Change::PutCredential(row)])).unwrap();
+    drop(installation);
+    block_on(place.with_passphrase().unwrap().unlock(secret(PHRASE))).unwrap();
+}
+
 fn keep(installation: &Installation, name: &str, version: u32, value: &str) {
     let vault = installation.vault().unwrap();
     let sealed = vault.seal(&credential(name, version), &secret(value)).unwrap();
@@ -341,6 +357,15 @@ fn half_an_installation_is_damage() {
         assert!(matches!(fault, InstallationFault::Keyring(KeyringFault::Damaged(_))), "{key}: {fault}");
         assert!(place.open().is_err(), "{key}: opening it twice does not repair it");
     }
+}
+
+#[test]
+fn credentials_without_a_keyring_are_damage() {
+    let place = Home::new();
+    keep(&place.open().unwrap(), "a", 1, "sk-1");
+    place.tamper("DELETE FROM meta");
+    let fault = place.open().err().unwrap();
+    assert!(matches!(fault, InstallationFault::Keyring(KeyringFault::Damaged(Place::Keyring))), "{fault}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub(super) fn facts(
     principal: &Principal,
     context: &Context,
     windows: &[When],
-) -> Result<Facts, ContextCreationError> {
+) -> Result<Facts, Box<ContextCreationError>> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let open = windows.iter().filter(|window| window.holds(context.now)).map(|window| text(window.as_str()));
     let (level, rank) = match context.level {
@@ -29,11 +29,11 @@ pub(super) fn facts(
     if let Some(hash) = &context.prompt_sha256 {
         pairs.push(("prompt_sha256".to_owned(), text(hash)));
     }
-    Facts::from_pairs(pairs)
+    Facts::from_pairs(pairs).map_err(Box::new)
 }
 
 /// The parts of the instant in UTC. An instant outside the calendar has the nearest one's parts.
-fn now(now: Timestamp) -> Result<RestrictedExpression, ContextCreationError> {
+fn now(now: Timestamp) -> Result<RestrictedExpression, Box<ContextCreationError>> {
     let nearest = if now.millis() < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
     let instant = jiff::Timestamp::from_millisecond(now.millis()).unwrap_or(nearest);
     let civil = jiff::tz::TimeZone::UTC.to_datetime(instant);
@@ -51,5 +51,5 @@ fn now(now: Timestamp) -> Result<RestrictedExpression, ContextCreationError> {
         number("hour", civil.hour().into()),
         number("minute", civil.minute().into()),
     ])
-    .map_err(Into::into)
+    .map_err(|fault| Box::new(fault.into()))
 }

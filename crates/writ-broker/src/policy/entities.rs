@@ -20,7 +20,7 @@ use crate::config::Resolved;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EntityFault {
     #[error(transparent)]
-    Attribute(#[from] EntityAttrEvaluationError),
+    Attribute(#[from] Box<EntityAttrEvaluationError>),
     #[error(transparent)]
     Store(#[from] Box<EntitiesError>),
 }
@@ -63,7 +63,7 @@ pub(super) fn entities(resolved: &Resolved, name: &RoleName) -> Result<Entities,
     for entry in resolved.credentials() {
         let mut facts = HashMap::from([text("engine", &entry.engine)]);
         facts.extend(entry.owner.as_ref().map(|owner| text("owner", owner)));
-        add(Entity::new(credential(&entry.name), facts, HashSet::new())?);
+        add(Entity::new(credential(&entry.name), facts, HashSet::new()).map_err(Box::new)?);
     }
     for entry in resolved.targets() {
         let of = credential(&entry.credential);
@@ -72,11 +72,11 @@ pub(super) fn entities(resolved: &Resolved, name: &RoleName) -> Result<Entities,
             ("port".to_owned(), RestrictedExpression::new_long(entry.authority.port().into())),
             ("credential".to_owned(), RestrictedExpression::new_entity_uid(of.clone())),
         ]);
-        add(Entity::new(target(&entry.name), facts, HashSet::from([of]))?);
+        add(Entity::new(target(&entry.name), facts, HashSet::from([of])).map_err(Box::new)?);
     }
     for id in workloads_of(resolved, name) {
         let facts = HashMap::from([text("trust_domain", id.trust_domain())]);
-        add(Entity::new(workload(id), facts, HashSet::from([role(name)]))?);
+        add(Entity::new(workload(id), facts, HashSet::from([role(name)])).map_err(Box::new)?);
     }
     Ok(Entities::from_entities(all.into_values(), None).map_err(Box::new)?)
 }

@@ -103,21 +103,30 @@ pub(super) struct Compiled {
 type Side = Option<EntityUid>;
 
 enum Item {
-    Link { template: Template, id: PolicyId, role: EntityUid, target: EntityUid, when: Option<When> },
-    Raw(Policy),
+    Link(Box<Link>),
+    Raw(Box<Policy>),
+}
+
+/// A grant, before it is linked.
+struct Link {
+    template: Template,
+    id: PolicyId,
+    role: EntityUid,
+    target: EntityUid,
+    when: Option<When>,
 }
 
 impl Item {
     fn permits(&self) -> bool {
         match self {
-            Self::Link { .. } => true,
+            Self::Link(_) => true,
             Self::Raw(policy) => policy.effect() == Effect::Permit,
         }
     }
 
     fn scope(&self) -> (Side, Side) {
         match self {
-            Self::Link { role, target, .. } => (Some(role.clone()), Some(target.clone())),
+            Self::Link(link) => (Some(link.role.clone()), Some(link.target.clone())),
             Self::Raw(policy) => (
                 match policy.principal_constraint() {
                     PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
@@ -145,18 +154,18 @@ impl Compiled {
                 let origin = Origin::Grant { role: role.name.clone(), number: index + 1 };
                 let id = PolicyId::new(origin.to_string());
                 compiled.origins.insert(id.clone(), origin);
-                compiled.add(Item::Link {
+                compiled.add(Item::Link(Box::new(Link {
                     template: templates.of(grant.when.as_ref())?,
                     id,
                     role: entities::role(&role.name),
                     target: entities::target(&grant.target),
                     when: grant.when.clone(),
-                });
+                })));
             }
         }
         for Raw { policy, origin } in raw {
             compiled.origins.insert(policy.id().clone(), origin);
-            compiled.add(Item::Raw(policy));
+            compiled.add(Item::Raw(Box::new(policy)));
         }
         Ok(compiled)
     }
@@ -205,8 +214,9 @@ fn slice(items: &[&Item]) -> Result<Slice, CompileFault> {
     let mut slice = Slice { policies: PolicySet::new(), windows: Vec::new() };
     for item in items {
         match item {
-            Item::Raw(policy) => slice.policies.add(policy.clone())?,
-            Item::Link { template, id, role, target, when } => {
+            Item::Raw(policy) => slice.policies.add(Policy::clone(policy))?,
+            Item::Link(link) => {
+                let Link { template, id, role, target, when } = link.as_ref();
                 if slice.policies.template(template.id()).is_none() {
                     slice.policies.add_template(template.clone())?;
                     slice.windows.extend(when.clone());

@@ -62,7 +62,8 @@ fn check(raw: &str, role: &str, target: (&str, &str), now: i64, expected: Expect
         Decision::Allow { scope, ttl, rule } => format!("{} {scope}; {ttl}; {rule}", scope.authority),
         Decision::Deny { reason, next } => format!("{reason}: {next}"),
     };
-    expected.assert_eq(&said);
+    // With a line end the expectation is a block, which rustfmt leaves as it is.
+    expected.assert_eq(&format!("{said}\n"));
 }
 
 const OPENAI: (&str, &str) = ("openai", "openai");
@@ -76,10 +77,28 @@ fn grants_become_a_scope() {
         "dev",
         OPENAI,
         SATURDAY,
-        expect!["api.openai.com POST /v1/*; GET /v1/models; 15m; role dev, grant 1 and grant 2"],
+        expect![[r#"
+        api.openai.com POST /v1/*; GET /v1/models; 15m; role dev, grant 1 and grant 2
+    "#]],
     );
-    check("", "dev", WIKI, FRIDAY, expect!["wiki.corp.example:8443 any method /*; 15m; role dev, grant 3"]);
-    check("", "git", GITHUB, FRIDAY, expect!["api.github.com any method /*; 15m; role git, grant 1"]);
+    check(
+        "",
+        "dev",
+        WIKI,
+        FRIDAY,
+        expect![[r#"
+        wiki.corp.example:8443 any method /*; 15m; role dev, grant 3
+    "#]],
+    );
+    check(
+        "",
+        "git",
+        GITHUB,
+        FRIDAY,
+        expect![[r#"
+        api.github.com any method /*; 15m; role git, grant 1
+    "#]],
+    );
 }
 
 #[test]
@@ -89,9 +108,9 @@ fn what_is_not_granted_is_denied_with_the_next_step() {
         "dev",
         WIKI,
         SATURDAY,
-        expect![
-            "the role dev may use wiki only weekday 08:00-18:00 Europe/Berlin: try again then, or ask the operator for another time window"
-        ],
+        expect![[r#"
+        the role dev may use wiki only weekday 08:00-18:00 Europe/Berlin: try again then, or ask the operator for another time window
+    "#]],
     );
     // The same workload may, under its other role.
     check(
@@ -99,40 +118,44 @@ fn what_is_not_granted_is_denied_with_the_next_step() {
         "dev",
         GITHUB,
         FRIDAY,
-        expect![[
-            r#"the role dev may not use github; it may use openai, wiki: ask the operator to add { target = "github" } to the grants of the role dev in writ.toml"#
-        ]],
+        expect![[r#"
+        the role dev may not use github; it may use openai, wiki: ask the operator to add { target = "github" } to the grants of the role dev in writ.toml
+    "#]],
     );
     check(
         "",
         "dev",
         ("nowhere", "openai"),
         FRIDAY,
-        expect![[
-            r#"the role dev may not use nowhere; it may use openai, wiki: ask the operator to add { target = "nowhere" } to the grants of the role dev in writ.toml"#
-        ]],
+        expect![[r#"
+        the role dev may not use nowhere; it may use openai, wiki: ask the operator to add { target = "nowhere" } to the grants of the role dev in writ.toml
+    "#]],
     );
     check(
         "",
         "guest",
         OPENAI,
         FRIDAY,
-        expect!["there is no role guest any more: start a new run under another role"],
+        expect![[r#"
+        there is no role guest any more: start a new run under another role
+    "#]],
     );
     check(
         "",
         "dev",
         ("openai", "git"),
         FRIDAY,
-        expect![
-            "the target openai takes the credential openai, not git: start a new run: the configuration has changed"
-        ],
+        expect![[r#"
+        the target openai takes the credential openai, not git: start a new run: the configuration has changed
+    "#]],
     );
     let policy = CedarPolicy::new(&resolved(FULL, "")).unwrap();
     let context = circumstances(FRIDAY, Level::Advisory);
     let refusal =
         authorize(&policy, &principal("dev/codex", "dev"), &asked("openai", "openai"), &context).unwrap_err();
-    expect!["spiffe://writ.local/dev/codex is not registered for the role dev: ask the operator for a [[workload]] entry in writ.toml, then start a new run"].assert_eq(&format!("{refusal}: {}", refusal.next));
+    expect![[r#"
+        spiffe://writ.local/dev/codex is not registered for the role dev: ask the operator for a [[workload]] entry in writ.toml, then start a new run
+    "#]].assert_eq(&format!("{refusal}: {}\n", refusal.next));
     assert_eq!(refusal.kind, RefusalKind::Denied);
 }
 
@@ -159,7 +182,9 @@ fn a_forbid_wins_and_is_named() {
         "dev",
         OPENAI,
         FRIDAY,
-        expect!["policy 1 of team.cedar forbids it: ask the operator, who can change that policy"],
+        expect![[r#"
+        policy 1 of team.cedar forbids it: ask the operator, who can change that policy
+    "#]],
     );
     check(
         r#"@id("no-friday") @reason("deployments are frozen")
@@ -168,9 +193,9 @@ fn a_forbid_wins_and_is_named() {
         "dev",
         OPENAI,
         FRIDAY,
-        expect![
-            "policy no-friday of team.cedar forbids it: deployments are frozen: ask the operator, who can change that policy"
-        ],
+        expect![[r#"
+            policy no-friday of team.cedar forbids it: deployments are frozen: ask the operator, who can change that policy
+        "#]],
     );
     let confined = r#"forbid(principal == Workload::"spiffe://writ.local/dev/claude", action, resource in Credential::"git")
         unless { context.level_rank >= 2 && context.requester == "ada" };"#;
@@ -212,7 +237,9 @@ fn a_raw_permit_lets_through_what_it_says() {
         "dev",
         GITHUB,
         FRIDAY,
-        expect!["api.github.com GET|HEAD /repos/* /user; 15m; policy read of team.cedar"],
+        expect![[r#"
+            api.github.com GET|HEAD /repos/* /user; 15m; policy read of team.cedar
+        "#]],
     );
     let conditional =
         r#"permit(principal, action, resource == Target::"github") when { context.level == "confined" };"#;
@@ -221,84 +248,104 @@ fn a_raw_permit_lets_through_what_it_says() {
         "dev",
         GITHUB,
         FRIDAY,
-        expect![
-            "the role dev may use github under conditions only, which do not hold: ask the operator which policy beside writ.toml permits it, and when"
-        ],
+        expect![[r#"
+        the role dev may use github under conditions only, which do not hold: ask the operator which policy beside writ.toml permits it, and when
+    "#]],
     );
+}
+
+/// What loading these raw policies says.
+fn check_raw(raw: &str, expected: Expect) {
+    let said = match CedarPolicy::new(&resolved(FULL, raw)) {
+        Ok(_) => "fine".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    expected.assert_eq(&format!("{said}\n"));
 }
 
 #[test]
 fn raw_policies_are_checked_when_they_are_loaded() {
-    let check = |raw: &str, expected: Expect| {
-        let said = match CedarPolicy::new(&resolved(FULL, raw)) {
-            Ok(_) => "fine".to_owned(),
-            Err(fault) => fault.to_string(),
-        };
-        expected.assert_eq(&said);
-    };
-    check(
+    check_raw(
         "permit(principal, action, resource);\nforbid(principal action, resource);",
-        expect!["policies/team.cedar:2:18: unexpected token `action`; correct it and try again"],
+        expect![[r#"
+        policies/team.cedar:2:18: unexpected token `action`; correct it and try again
+    "#]],
     );
-    check(
+    check_raw(
         "forbid(principal, action, resource)\nwhen { context.hour > 3 };",
-        expect![[
-            r#"policies/team.cedar:2:8: for policy `policy0`, attribute `hour` in context for Action::"inject" not found; see spec/policy.md for what there is"#
-        ]],
+        expect![[r#"
+        policies/team.cedar:2:8: for policy `policy0`, attribute `hour` in context for Action::"inject" not found; see spec/policy.md for what there is
+    "#]],
     );
-    check(
+    check_raw(
         "forbid(principal, action == Action::\"reveal\", resource);",
-        expect![[
-            r#"policies/team.cedar:1:29: for policy `policy0`, unrecognized action `Action::"reveal"`; see spec/policy.md for what there is"#
-        ]],
+        expect![[r#"
+        policies/team.cedar:1:29: for policy `policy0`, unrecognized action `Action::"reveal"`; see spec/policy.md for what there is
+    "#]],
     );
-    check(
+    check_raw(
         "\n\nforbid(principal in Role::\"def\", action, resource);",
-        expect![[r#"policies/team.cedar:3:1: there is no Role::"def"; did you mean Role::"dev"?"#]],
+        expect![[r#"
+        policies/team.cedar:3:1: there is no Role::"def"; did you mean Role::"dev"?
+    "#]],
     );
-    check(
+    check_raw(
         "permit(principal, action, resource);\nforbid(principal, action, resource == Target::\"x\");",
-        expect![[r#"policies/team.cedar:2:1: there is no Target::"x"; name what writ.toml has"#]],
+        expect![[r#"
+            policies/team.cedar:2:1: there is no Target::"x"; name what writ.toml has
+        "#]],
     );
-    check(
+    check_raw(
         "permit(principal in ?principal, action, resource);",
-        expect!["policies/team.cedar:1:21: templates are not linked here; write the policy without slots"],
+        expect![[r#"
+        policies/team.cedar:1:21: templates are not linked here; write the policy without slots
+    "#]],
     );
-    check(
+}
+
+#[test]
+fn annotations_are_checked_when_they_are_loaded() {
+    check_raw(
         "@why(\"x\") permit(principal, action, resource);",
-        expect!["policies/team.cedar:1:1: there is no annotation @why; use @id, @reason, @methods, @paths"],
+        expect![[r#"
+        policies/team.cedar:1:1: there is no annotation @why; use @id, @reason, @methods, @paths
+    "#]],
     );
-    check(
+    check_raw(
         "@id(\"a b\") permit(principal, action, resource);",
-        expect![[
-            r#"policies/team.cedar:1:1: "a b" is not the name of a policy; use 1 to 63 letters, digits, '-', '_' and '.'"#
-        ]],
+        expect![[r#"
+        policies/team.cedar:1:1: "a b" is not the name of a policy; use 1 to 63 letters, digits, '-', '_' and '.'
+    "#]],
     );
-    check(
+    check_raw(
         "@methods(\"\") permit(principal, action, resource);",
-        expect![
-            "policies/team.cedar:1:1: @methods bounds what a permit lets through; name at least one, on a permit"
-        ],
+        expect![[r#"
+        policies/team.cedar:1:1: @methods bounds what a permit lets through; name at least one, on a permit
+    "#]],
     );
-    check(
+    check_raw(
         "@methods(\"get\") permit(principal, action, resource);",
-        expect![[r#"policies/team.cedar:1:1: methods are case-sensitive: "get"; write "GET""#]],
+        expect![[r#"
+        policies/team.cedar:1:1: methods are case-sensitive: "get"; write "GET"
+    "#]],
     );
-    check(
+    check_raw(
         "@paths(\"v1\") permit(principal, action, resource);",
-        expect![[
-            r#"policies/team.cedar:1:1: a pattern begins with '/' and uses '*' only as a whole segment or as its last character: "v1"; correct it"#
-        ]],
+        expect![[r#"
+        policies/team.cedar:1:1: a pattern begins with '/' and uses '*' only as a whole segment or as its last character: "v1"; correct it
+    "#]],
     );
-    check(
+    check_raw(
         "@paths(\"/v1/*\") forbid(principal, action, resource);",
-        expect![
-            "policies/team.cedar:1:1: @paths bounds what a permit lets through; name at least one, on a permit"
-        ],
+        expect![[r#"
+        policies/team.cedar:1:1: @paths bounds what a permit lets through; name at least one, on a permit
+    "#]],
     );
-    check(
+    check_raw(
         "@id(\"a\") permit(principal, action, resource);@id(\"a\") forbid(principal, action, resource);",
-        expect!["policies/team.cedar:1:1: policy a of team.cedar is there twice; rename one"],
+        expect![[r#"
+            policies/team.cedar:1:1: policy a of team.cedar is there twice; rename one
+        "#]],
     );
 }
 

@@ -23,6 +23,8 @@ use super::{ROOT_KEY_LEN, RootKey, Seal, SealFault};
 /// The root key in a file.
 pub struct KeyFile {
     path: PathBuf,
+    /// The only user to whom it may belong.
+    own: u32,
 }
 
 /// What the store says about it: nothing, since the place is the configuration's.
@@ -34,7 +36,11 @@ impl KeyFile {
     pub const KIND: &'static str = "key-file";
 
     pub fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self::of_user(path, rustix::process::geteuid().as_raw())
+    }
+
+    pub(super) fn of_user(path: PathBuf, own: u32) -> Self {
+        Self { path, own }
     }
 
     fn read(&self) -> Result<RootKey, SealFault> {
@@ -47,12 +53,11 @@ impl KeyFile {
             .open(&self.path)
             .map_err(|source| self.open_fault(source))?;
         let found = file.metadata().map_err(|source| self.io(source))?;
-        let own = rustix::process::geteuid().as_raw();
         if !found.is_file() {
             return Err(SealFault::KeyFileForm(path()));
         }
-        if found.uid() != own {
-            return Err(SealFault::KeyFileOwner { path: path(), uid: found.uid(), own });
+        if found.uid() != self.own {
+            return Err(SealFault::KeyFileOwner { path: path(), uid: found.uid(), own: self.own });
         }
         if found.mode() & 0o7777 != MODE {
             return Err(SealFault::KeyFileMode { path: path(), mode: found.mode() & 0o7777 });

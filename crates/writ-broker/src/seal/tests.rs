@@ -103,6 +103,17 @@ fn a_key_file_of_another_mode_is_refused_with_the_remedy() {
 }
 
 #[test]
+fn a_key_file_of_another_user_is_refused() {
+    let (_directory, path, seal) = key_file();
+    let own = rustix::process::geteuid().as_raw();
+    seal.unseal(&json!({}), None).unwrap();
+    let stranger = KeyFile::of_user(path.clone(), own + 1);
+    for fault in [stranger.unseal(&json!({}), None).unwrap_err(), stranger.create(None).unwrap_err()] {
+        assert!(matches!(fault, SealFault::KeyFileOwner { uid, .. } if uid == own), "{fault}");
+    }
+}
+
+#[test]
 fn a_link_in_place_of_a_key_file_is_refused() {
     let (_directory, path, seal) = key_file();
     let elsewhere = path.with_file_name("elsewhere");

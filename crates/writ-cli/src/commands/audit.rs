@@ -82,7 +82,7 @@ fn resolve(typed: &AuditFilter) -> Result<Filter, Fault> {
 
 fn verdict(text: &str) -> Result<Verdict, Fault> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
-        Fault::new(format!("{text:?} is no outcome"), "name ok, refused, failed, cut, dropped or unknown")
+        Fault::new(format!("{text:?} is no outcome"), "name ok, refused, failed, cut or unknown")
     })
 }
 

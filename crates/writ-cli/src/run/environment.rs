@@ -1,11 +1,12 @@
 //! The program's environment, as a pure function of the inherited one and the session.
 //!
 //! A variable that held a key is replaced by its placeholder, never removed, since programs insist on it. Variables of known
-//! services for which writ has no credential are withheld.
+//! services for which writ has no credential are withheld, and so is whatever looks like a real key under another name.
 
 use std::ffi::{OsStr, OsString};
 
 use writ_api::run::Opened;
+use writ_core::looks_like_key;
 
 use super::bundle::Bundle;
 
@@ -53,8 +54,10 @@ pub fn plan(
         add(&[variable.name.as_str()], OsStr::new(variable.placeholder.as_str()));
     }
     let dropped = |name: &OsStr| opened.withhold.iter().any(|withheld| name == withheld.as_str());
+    let key = |value: &OsStr| value.to_str().is_some_and(looks_like_key);
     let replaced = |name: &OsStr| set.iter().any(|(own, _)| own == name);
-    let kept: Vec<_> = inherited.filter(|(name, _)| !dropped(name) && !replaced(name)).collect();
+    let kept: Vec<_> =
+        inherited.filter(|(name, value)| !dropped(name) && !replaced(name) && !key(value)).collect();
     kept.into_iter().chain(set).collect()
 }
 
@@ -88,6 +91,7 @@ mod tests {
             ("https_proxy", "http://elsewhere"),
             ("NO_PROXY", "*"),
             ("EDITOR", "vi"),
+            ("MY_OTHER_KEY", "sk-ant-api03-real0123456789"),
         ];
         let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let planned = plan(inherited.into_iter(), &opened, "http://writ:p@127.0.0.1:1", &bundle);
@@ -105,6 +109,7 @@ mod tests {
         assert_eq!(value("https_proxy"), Some("http://writ:p@127.0.0.1:1"));
         assert_eq!(value("NO_PROXY"), Some(NO_PROXY));
         assert_eq!(value("EDITOR"), Some("vi"));
+        assert_eq!(value("MY_OTHER_KEY"), None);
         assert_eq!(value("SSL_CERT_FILE"), Some("/run/ca.pem"));
         assert!(!planned.iter().any(|(_, value)| value.to_string_lossy().contains("real")));
     }

@@ -64,6 +64,12 @@ fn warn(output: Output, opened: &Opened) {
     for name in &opened.withhold {
         output.say(&format!("{name} is withheld: writ has no credential for it (writ init takes it over)"));
     }
+    for (name, _) in std::env::vars().filter(|(_, value)| writ_core::looks_like_key(value)) {
+        let replaced = opened.variables.iter().any(|variable| variable.name == name);
+        if !replaced && !opened.withhold.contains(&name) {
+            output.say(&format!("{name} is withheld: its value looks like a real key"));
+        }
+    }
 }
 
 /// What a session is opened with.

@@ -95,3 +95,14 @@ fn needles_are_wiped() {
     fn wiped<T: ZeroizeOnDrop>() {}
     wiped::<Needle>();
 }
+
+#[test]
+fn replacements_of_the_same_length() {
+    let sources = [NeedleSource { value: b"sk-secret-0123456789", replacement: b"[writ:name]" }];
+    let needles = Needles::same_length(&sources).unwrap();
+    let clean = needles.scrub_value(b"a sk-secret-0123456789 b c2stc2VjcmV0LTAxMjM0NTY3ODk= c").unwrap();
+    assert_eq!(clean, b"a [writ:name]********* b [writ:name]***************k= c");
+    let short = [NeedleSource { value: b"sk-12345", replacement: b"[writ:long-name]" }];
+    let clean = Needles::same_length(&short).unwrap().scrub_value(b"<sk-12345>").unwrap();
+    assert_eq!(clean, b"<[writ:lo>");
+}

@@ -1,9 +1,5 @@
 //! The whole way of a request: every pair of protocols, every place, streams, the pool, the record.
 
-
-
-use std::sync::atomic::Ordering;
-
 use crate::support::{HOST, SECRET, Upstream, World, echo, get, placeholder, post, text};
 use writ_audit::Verdict;
 
@@ -33,7 +29,6 @@ async fn the_credential_is_put_in_whatever_protocol_either_side_speaks() {
             assert_eq!(event.outcome.status, Some(200));
             assert_eq!(event.resource.dialled.as_deref(), Some(world.upstream.address.to_string().as_str()));
         }
-        let _ = world.broker.asked.load(Ordering::SeqCst);
     }
 }
 

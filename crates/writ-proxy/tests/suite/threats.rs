@@ -15,8 +15,8 @@ use writ_core::{BoxFuture, Place};
 use writ_proxy::Names;
 
 use crate::support::{
-    HOST, OTHER, OTHER_SECRET, PASSWORD, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic, connect_request, echo, get,
-    injection, placeholder, post, reply, text,
+    HOST, OTHER, OTHER_SECRET, PASSWORD, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic,
+    connect_request, echo, get, injection, placeholder, post, reply, text,
 };
 
 /// Answers every name with the next of its lists.
@@ -72,7 +72,10 @@ async fn threat_01_private_addresses_are_not_dialled() {
         assert_eq!(uses[0].outcome.reason.as_deref(), Some(slug));
     }
     // `dial` of the person's own configuration is judged alike.
-    let world = World::with(upstream, |setup| setup.plan.routes.iter_mut().for_each(|route| route.allow_private.clear())).await;
+    let world = World::with(upstream, |setup| {
+        setup.plan.routes.iter_mut().for_each(|route| route.allow_private.clear())
+    })
+    .await;
     assert_eq!(world.client("http/1.1").send(HOST, get("/a"), "").await.status(), 403);
 }
 
@@ -83,14 +86,15 @@ async fn threat_02_what_was_judged_is_what_is_dialled() {
     let names = Arc::new(Mutex::new(None));
     let world = World::with(upstream, |setup| {
         // The first answer is the service; a second look-up would lead to metadata.
-        *names.lock().unwrap() = Some(scripted(setup, vec![vec![good], vec!["169.254.169.254:80".parse().unwrap()]]));
+        *names.lock().unwrap() =
+            Some(scripted(setup, vec![vec![good], vec!["169.254.169.254:80".parse().unwrap()]]));
     })
     .await;
     let mut sender = world.client("http/1.1").sender(HOST).await;
     assert_eq!(sender.send(HOST, get("/a"), "").await.unwrap().status(), 200);
     let names = names.lock().unwrap().take().unwrap();
     assert_eq!(names.asked.load(Ordering::SeqCst), 1, "one look-up for one connection");
-    world.upstream.hang_up();
+    world.upstream.hang_up().await;
     let second = world.client("http/1.1").send(HOST, get("/a"), "").await;
     assert_eq!(second.status(), 403, "each dial judges its own answers");
 }
@@ -98,7 +102,8 @@ async fn threat_02_what_was_judged_is_what_is_dialled() {
 #[tokio::test]
 async fn threat_03_redirects_are_the_agents_to_follow() {
     let handler = |request: http::Request<Incoming>| -> BoxFuture<'static, Reply> {
-        let secret = request.headers()["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
+        let secret =
+            request.headers()["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
         Box::pin(async move {
             let mut answer = reply("");
             *answer.status_mut() = StatusCode::FOUND;
@@ -112,7 +117,10 @@ async fn threat_03_redirects_are_the_agents_to_follow() {
     let answer = world.client("http/1.1").send(HOST, request, "").await;
     assert_eq!(answer.status(), 302);
     let location = answer.headers()["location"].to_str().unwrap();
-    assert!(location.starts_with("https://other.vendor.example/steal?key=[writ:vendor]") && !location.contains(SECRET));
+    assert!(
+        location.starts_with("https://other.vendor.example/steal?key=[writ:vendor]")
+            && !location.contains(SECRET)
+    );
     let seen = world.upstream.seen();
     assert_eq!(seen.len(), 1, "nothing was followed");
     assert!(!seen[0].headers.contains_key("referer"));
@@ -155,10 +163,14 @@ async fn threat_04_every_name_of_the_authority_agrees() {
     // CONNECT and SNI.
     let mut sender = world.client("http/1.1").sender_as(HOST, OTHER).await;
     assert_eq!(sender.send(OTHER, get("/a"), "").await.unwrap().status(), 421);
-    assert!(world.client("http/1.1").tunnel(HOST, "evil.example").await.is_err(), "no certificate for a stranger's name");
+    assert!(
+        world.client("http/1.1").tunnel(HOST, "evil.example").await.is_err(),
+        "no certificate for a stranger's name"
+    );
     // CONNECT and its Host.
     let mut raw = Raw::connect(&world).await;
-    let head = connect_request(HOST, &basic(PASSWORD)).replace(&format!("\r\nHost: {HOST}"), &format!("\r\nHost: {OTHER}"));
+    let head = connect_request(HOST, &basic(PASSWORD))
+        .replace(&format!("\r\nHost: {HOST}"), &format!("\r\nHost: {OTHER}"));
     raw.say(&head).await;
     assert!(raw.answer().await.0.starts_with("HTTP/1.1 400"));
     assert_eq!(world.upstream.seen().len(), 0, "nothing of all this reached a service");
@@ -168,10 +180,19 @@ async fn threat_04_every_name_of_the_authority_agrees() {
 #[tokio::test]
 async fn threat_05_one_path_is_judged_and_sent() {
     let world = World::new().await;
-    let grant = |path: &str| writ_core::Grant { methods: vec!["GET".into()], paths: vec![path.parse().unwrap()] };
+    let grant =
+        |path: &str| writ_core::Grant { methods: vec!["GET".into()], paths: vec![path.parse().unwrap()] };
     world.broker.grants(vec![grant("/v1/*")]);
     let client = world.client("http/1.1");
-    for path in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/..;/admin", "/v1//admin", "/v1/a%2fb", "/v1/a%5cb", "/v1/%252e%252e/admin"] {
+    for path in [
+        "/v1/../admin",
+        "/v1/%2e%2e/admin",
+        "/v1/..;/admin",
+        "/v1//admin",
+        "/v1/a%2fb",
+        "/v1/a%5cb",
+        "/v1/%252e%252e/admin",
+    ] {
         let mut raw = client.raw(HOST).await;
         raw.say(&format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
         let (status, _) = raw.answer().await;
@@ -181,12 +202,15 @@ async fn threat_05_one_path_is_judged_and_sent() {
         let mut raw = client.raw(HOST).await;
         raw.say(&format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
         let (status, body) = raw.answer().await;
-        assert!(status.starts_with("HTTP/1.1 403") && body.contains("out-of-scope"), "{method} {path} {status}");
+        assert!(
+            status.starts_with("HTTP/1.1 403") && body.contains("out-of-scope"),
+            "{method} {path} {status}"
+        );
     }
     assert_eq!(world.upstream.seen().len(), 0);
     let answer = client.send(HOST, get("/v1/%63hat?q=%2e%2e"), "").await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(world.upstream.seen()[0].uri, "/v1/chat?q=%2e%2e".parse::<http::Uri>().unwrap(), "sent as judged");
+    assert_eq!(world.upstream.seen()[0].uri.path_and_query().unwrap(), "/v1/chat?q=%2e%2e", "sent as judged");
 }
 
 #[tokio::test]
@@ -194,7 +218,11 @@ async fn threat_06_nothing_goes_in_the_clear() {
     let world = World::new().await;
     for target in [format!("http://{HOST}/a"), format!("https://{HOST}/a"), "/a".to_owned()] {
         let mut raw = Raw::connect(&world).await;
-        raw.say(&format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\nProxy-Authorization: {}\r\n\r\n", basic(PASSWORD))).await;
+        raw.say(&format!(
+            "GET {target} HTTP/1.1\r\nHost: {HOST}\r\nProxy-Authorization: {}\r\n\r\n",
+            basic(PASSWORD)
+        ))
+        .await;
         let (status, body) = raw.answer().await;
         assert!(status.starts_with("HTTP/1.1 403"), "{target} {status}");
         assert!(body.contains("https"), "{body}");
@@ -226,14 +254,14 @@ async fn threat_07_a_placeholder_elsewhere_is_refused_and_told() {
     }
     assert_eq!(world.upstream.seen().len(), 0);
     assert_eq!(world.refusals().await, vec![("placeholder-elsewhere".to_owned(), HOST.to_owned()); 6]);
-    let told = world.broker.told();
+    let told = world.broker.told().await;
     assert_eq!(told.len(), 1, "once for each host: {told:?}");
     assert!(told[0].contains("exfiltration") && told[0].contains(HOST), "{told:?}");
     // A quiet host is refused without an alarm, whatever it is sent.
     let answer = client.send(QUIET, get("/a").header("authorization", format!("Bearer {own}")), "").await;
     assert_eq!(answer.status(), 403);
     assert!(text(answer).await.contains("unlisted-host"));
-    assert_eq!(world.broker.told().len(), 1);
+    assert_eq!(world.broker.told().await.len(), 1);
 }
 
 #[tokio::test]
@@ -249,7 +277,9 @@ async fn threat_08_reflections_come_back_scrubbed() {
             for name in ["www-authenticate", "set-cookie", "x-debug"] {
                 answer.headers_mut().insert(name, format!("got {secret}").parse().unwrap());
             }
-            answer.extensions_mut().insert(hyper::ext::ReasonPhrase::try_from(secret.as_bytes().to_vec()).unwrap());
+            answer
+                .extensions_mut()
+                .insert(hyper::ext::ReasonPhrase::try_from(secret.as_bytes().to_vec()).unwrap());
             answer
         })
     };
@@ -319,7 +349,16 @@ async fn threat_12_headers_of_this_hop_stay_here() {
         .header("x-kept", "yes");
     assert_eq!(world.client("http/1.1").send(HOST, request, "").await.status(), 200);
     let names: Vec<String> = world.upstream.seen()[0].headers.keys().map(ToString::to_string).collect();
-    for gone in ["connection", "x-private", "proxy-authorization", "proxy-connection", "te", "via", "forwarded", "x-forwarded-for"] {
+    for gone in [
+        "connection",
+        "x-private",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "via",
+        "forwarded",
+        "x-forwarded-for",
+    ] {
         assert!(!names.contains(&gone.to_owned()), "{names:?}");
     }
     assert!(names.contains(&"x-kept".to_owned()));
@@ -358,11 +397,24 @@ async fn threat_13_the_password_is_asked_for_on_every_connect() {
 async fn threat_16_no_spelling_of_an_address_is_a_host() {
     let world = World::new().await;
     for host in [
-        "127.0.0.1:443", "2130706433:443", "0x7f000001:443", "0177.0.0.1:443", "127.1:443", "[::1]:443", "[::ffff:127.0.0.1]:443",
-        "api.vendor.example.:443", "unlisted.example:443", "ada@api.vendor.example:443", "api.vendor.example:0443",
+        "127.0.0.1:443",
+        "2130706433:443",
+        "0x7f000001:443",
+        "0177.0.0.1:443",
+        "127.1:443",
+        "[::1]:443",
+        "[::ffff:127.0.0.1]:443",
+        "api.vendor.example.:443",
+        "unlisted.example:443",
+        "ada@api.vendor.example:443",
+        "api.vendor.example:0443",
     ] {
         let mut raw = Raw::connect(&world).await;
-        raw.say(&format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: {}\r\n\r\n", basic(PASSWORD))).await;
+        raw.say(&format!(
+            "CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: {}\r\n\r\n",
+            basic(PASSWORD)
+        ))
+        .await;
         let (head, _) = raw.answer().await;
         assert!(head.starts_with("HTTP/1.1 403") || head.starts_with("HTTP/1.1 400"), "{host} {head}");
     }
@@ -382,7 +434,7 @@ async fn an_unlisted_host_is_refused_at_connect_and_told_once() {
         assert!(problem["error"]["message"].as_str().unwrap().contains("unlisted.example"));
         assert!(head.contains("x-should-retry: false") && head.contains("cache-control: no-store"), "{head}");
     }
-    assert_eq!(world.broker.told().len(), 1);
+    assert_eq!(world.broker.told().await.len(), 1);
     assert_eq!(world.refusals().await, vec![("unlisted-host".to_owned(), "unlisted.example".to_owned()); 2]);
 }
 
@@ -423,7 +475,10 @@ async fn a_service_with_another_name_or_root_is_not_trusted() {
 
 #[tokio::test]
 async fn a_place_without_its_placeholder_is_not_filled() {
-    let world = World::with(upstream().await, |setup| setup.plan.routes[0].injections = vec![injection(Place::Placeholder)]).await;
+    let world = World::with(upstream().await, |setup| {
+        setup.plan.routes[0].injections = vec![injection(Place::Placeholder)]
+    })
+    .await;
     let client = world.client("http/1.1");
     let answer = client.send(HOST, post("/a").header("authorization", "Bearer mine"), "").await;
     assert_eq!(answer.status(), 403);

@@ -43,6 +43,8 @@ pub struct Options {
     pub network_filesystem: fn(&Path) -> io::Result<Option<&'static str>>,
     /// The largest size of the file, in pages of 4 KiB; SQLite's own limit otherwise.
     pub pages_max: Option<u32>,
+    /// The only user to whom the file may belong.
+    owner: u32,
     migrations: &'static [&'static str],
 }
 
@@ -51,6 +53,7 @@ impl Default for Options {
         Self {
             network_filesystem: writ_sys::is_network_filesystem,
             pages_max: None,
+            owner: rustix::process::geteuid().as_raw(),
             migrations: migrate::MIGRATIONS,
         }
     }

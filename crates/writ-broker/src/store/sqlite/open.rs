@@ -57,6 +57,8 @@ pub(super) fn writer(path: &Path, options: &Options) -> Result<Connection, Store
 pub(super) fn reader(path: &Path) -> Result<Connection, StoreFault> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "query_only", "ON").map_err(plain)?;
+    // The first read opens the log: now, by the same names as the writer, not when another file may have its name.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())).map_err(plain)?;
     Ok(connection)
 }
 
@@ -141,9 +143,8 @@ fn prepare(path: &Path, options: &Options) -> Result<(), StoreFault> {
     if !found.is_file() {
         return Err(StoreFault::Io(format!("{} is not a regular file", path.display())));
     }
-    let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own {
-        let fix = format!("chown {own} {}", path.display());
+    if found.uid() != options.owner {
+        let fix = format!("chown {} {}", options.owner, path.display());
         return Err(StoreFault::Exposed { what: "file belongs to another user", fix });
     }
     if found.mode() & 0o077 != 0 {

@@ -87,6 +87,9 @@ fn what_others_can_reach_is_refused_with_the_remedy() {
     }
     chmod(path.parent().unwrap(), 0o700);
     drop(opened(&path));
+    let stranger = Options { owner: Options::default().owner + 1, ..Options::default() };
+    let message = refused(&path, stranger).to_string();
+    assert!(message.contains("another user") && message.contains("chown"), "{message}");
     let link = path.with_file_name("link.db");
     symlink(&path, &link).unwrap();
     assert!(matches!(refused(&link, Options::default()), StoreFault::Io(_)));
@@ -284,6 +287,7 @@ fn a_file_that_is_gone_or_replaced_takes_no_more_writes() {
         harm(&path);
         let fault = block_on(store.apply(vec![meta("b", 1)])).unwrap_err();
         assert!(matches!(fault, StoreFault::Replaced), "{what}: {fault}");
+        assert_eq!(block_on(store.meta("b".to_owned())).unwrap(), None, "{what}: nothing was written");
     }
 }
 

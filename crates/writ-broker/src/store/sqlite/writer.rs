@@ -193,6 +193,23 @@ fn answer(job: Job, result: Result<(), StoreFault>) {
 pub(super) mod tests {
     use super::*;
 
+    /// The file goes away inside the commit: what is in it is lost, so nobody is told that it is kept.
+    #[test]
+    fn a_commit_into_a_file_that_goes_away_is_not_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("writ.db");
+        let mut connection = super::super::open::writer(&path, &super::super::Options::default()).unwrap();
+        let gone = path.clone();
+        let hook = move || {
+            std::fs::remove_file(&gone).unwrap();
+            false
+        };
+        connection.commit_hook(Some(hook)).unwrap();
+        let job = vec![Change::PutMeta { key: "a".to_owned(), value: vec![1] }];
+        let results = one_batch(connection, &path, vec![job]);
+        assert!(matches!(&results[..], [Err(StoreFault::Replaced)]), "{results:?}");
+    }
+
     /// Does the jobs as one batch, on this thread.
     pub(in crate::store::sqlite) fn one_batch(
         connection: Connection,

@@ -80,12 +80,30 @@ impl Broker {
         self.asked.load(Ordering::SeqCst)
     }
 
-    pub fn told(&self) -> Vec<String> {
-        self.state.lock().unwrap().told.clone()
+    /// What the launcher was told, once it was told something.
+    pub async fn told(&self) -> Vec<String> {
+        loop {
+            let told = self.state.lock().unwrap().told.clone();
+            if !told.is_empty() {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     pub fn last_lease(&self) -> LeaseId {
         *self.state.lock().unwrap().leases.last().unwrap()
+    }
+
+    /// The lease that the next acquisition will make.
+    pub fn next_lease(&self) -> LeaseId {
+        self.number(self.asked())
+    }
+
+    fn number(&self, count: usize) -> LeaseId {
+        let mut random = [0; 10];
+        random[0] = u8::try_from(count).unwrap();
+        LeaseId::new(self.clock.now(), &random)
     }
 
     /// Ends the newest lease, and waits until the proxy has heard.
@@ -132,9 +150,7 @@ impl Brokerage for Broker {
             if let Some(refusal) = &state.refusal {
                 return Err(refusal.clone());
             }
-            let mut random = [0; 10];
-            random[0] = u8::try_from(count).unwrap();
-            let lease = LeaseId::new(self.clock.now(), &random);
+            let lease = self.number(count);
             let name = ask.target.to_string();
             let (host, secret) = state.credentials[&name].clone();
             let issued_at = self.clock.now();

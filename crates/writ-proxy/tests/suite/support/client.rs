@@ -147,6 +147,27 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Raw<S> {
         (head, String::from_utf8(body).unwrap())
     }
 
+    /// So many bytes of a chunked body, however they are cut into chunks.
+    pub async fn chunked(&mut self, count: usize) -> String {
+        let mut body = String::new();
+        while body.len() < count {
+            let size = self.line().await;
+            let mut chunk = vec![0; usize::from_str_radix(&size, 16).unwrap()];
+            timeout(PATIENCE, self.0.read_exact(&mut chunk)).await.expect("a chunk in time").unwrap();
+            body.push_str(std::str::from_utf8(&chunk).unwrap());
+            assert_eq!(self.line().await, "");
+        }
+        body
+    }
+
+    pub async fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(timeout(PATIENCE, self.0.read_u8()).await.expect("a line in time").unwrap());
+        }
+        String::from_utf8(line).unwrap().trim_end().to_owned()
+    }
+
     /// Everything until the other side closes, however it does.
     pub async fn rest(&mut self) -> String {
         let mut rest = Vec::new();

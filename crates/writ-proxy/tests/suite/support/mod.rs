@@ -26,7 +26,7 @@ use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 pub use broker::Broker;
 pub use broker::PATIENCE;
 pub use client::{Raw, basic, connect_request, get, post, text};
-pub use upstream::{Reply, Upstream, echo, full, reply};
+pub use upstream::{Reply, Upstream, echo, full, reply, shared};
 
 pub const HOST: &str = "api.vendor.example";
 pub const OTHER: &str = "other.vendor.example";

@@ -2,16 +2,22 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
-use http_body_util::{BodyExt, Empty, Full, combinators::BoxBody};
+use http::{HeaderMap, Request, Response, Uri};
+use http_body::{Body, Frame};
+use http_body_util::{
+    BodyExt, Full,
+    combinators::{BoxBody, UnsyncBoxBody},
+};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -19,18 +25,22 @@ use hyper_util::{
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use tokio::net::TcpListener;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 use writ_core::BoxFuture;
+
+use super::PATIENCE;
 
 pub type Reply = Response<BoxBody<Bytes, std::io::Error>>;
 
 /// The head of a request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    pub method: Method,
     pub uri: Uri,
-    pub version: Version,
     pub headers: HeaderMap,
 }
 
@@ -39,6 +49,7 @@ pub struct Record {
     pub seen: Mutex<Vec<Seen>>,
     pub connections: AtomicUsize,
     pub tasks: Mutex<Vec<tokio::task::AbortHandle>>,
+    pub sockets: Mutex<Vec<std::net::TcpStream>>,
 }
 
 pub struct Upstream {
@@ -68,9 +79,16 @@ impl Upstream {
         self.record.connections.load(Ordering::SeqCst)
     }
 
-    /// Closes every open connection from this side.
-    pub fn hang_up(&self) {
+    /// Closes every open connection from this side, and waits until the other side has noticed.
+    pub async fn hang_up(&self) {
         self.record.tasks.lock().unwrap().drain(..).for_each(|task| task.abort());
+        let sockets = std::mem::take(&mut *self.record.sockets.lock().unwrap());
+        for socket in sockets {
+            let _ = socket.shutdown(Shutdown::Write);
+            let mut socket = TcpStream::from_std(socket).unwrap();
+            let mut rest = Vec::new();
+            let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("noticed in time");
+        }
     }
 }
 
@@ -81,16 +99,15 @@ where
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         record.connections.fetch_add(1, Ordering::SeqCst);
+        let stream = stream.into_std().unwrap();
+        record.sockets.lock().unwrap().push(stream.try_clone().unwrap());
+        let copy = stream.try_clone().unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
         let (tls, seen, handler) = (tls.clone(), record.clone(), handler.clone());
         let task = tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
             let service = service_fn(move |request: Request<Incoming>| {
-                let head = Seen {
-                    method: request.method().clone(),
-                    uri: request.uri().clone(),
-                    version: request.version(),
-                    headers: request.headers().clone(),
-                };
+                let head = Seen { uri: request.uri().clone(), headers: request.headers().clone() };
                 seen.seen.lock().unwrap().push(head);
                 let answer = handler(request);
                 async move { Ok::<_, Infallible>(answer.await) }
@@ -98,6 +115,7 @@ where
             let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
+            let _ = copy.shutdown(Shutdown::Both);
         });
         record.tasks.lock().unwrap().push(task.abort_handle());
     }
@@ -125,8 +143,26 @@ pub fn full(text: impl Into<Bytes>) -> BoxBody<Bytes, std::io::Error> {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
-pub fn empty() -> BoxBody<Bytes, std::io::Error> {
-    Empty::new().map_err(|never| match never {}).boxed()
+/// Any body, in the form in which handlers answer.
+pub fn shared<B>(body: B) -> BoxBody<Bytes, std::io::Error>
+where
+    B: Body<Data = Bytes, Error = std::io::Error> + Send + 'static,
+{
+    Shared(Mutex::new(body.boxed_unsync())).boxed()
+}
+
+struct Shared(Mutex<UnsyncBoxBody<Bytes, std::io::Error>>);
+
+impl Body for Shared {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(self.0.get_mut().unwrap()).poll_frame(context)
+    }
 }
 
 pub fn reply(text: impl Into<Bytes>) -> Reply {
