@@ -56,6 +56,9 @@ async fn an_expired_session_gets_nothing_although_no_task_ran() {
     life.set("c", KEY).await.unwrap();
     let (opened, _attached) = life.open().await;
     home.clock.pass(Duration::from_secs(3600));
+    assert!(life.acquire(opened.session, "t").await.is_err());
+    // Set back, the wall clock alone would give it another life.
+    home.clock.step(-1800 * 1000);
     let refusal = life.acquire(opened.session, "t").await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::SessionEnded);
 }
@@ -139,6 +142,13 @@ impl Slow {
     }
 }
 
+impl Slow {
+    /// Waits until it mints, but not for ever.
+    async fn mints(&self) {
+        tokio::time::timeout(Duration::from_secs(60), self.minting.notified()).await.unwrap();
+    }
+}
+
 impl Engine for Slow {
     fn name(&self) -> &'static str {
         "static"
@@ -202,7 +212,7 @@ async fn in_flight(
 ) -> tokio::task::JoinHandle<Result<writ_core::Granted, writ_core::Refusal>> {
     let flying = life.clone();
     let flight = tokio::spawn(async move { flying.broker.acquire(ask(session, "t")).await });
-    engine.minting.notified().await;
+    engine.mints().await;
     flight
 }
 
@@ -254,7 +264,7 @@ async fn a_value_that_is_replaced_in_mid_flight_is_acquired_anew() {
     let flight = in_flight(&life, engine, opened.session).await;
     assert_eq!(life.set("c", KEY).await.unwrap(), (1, 0));
     engine.go.notify_one();
-    engine.minting.notified().await;
+    engine.mints().await;
     engine.go.notify_one();
     let granted = flight.await.unwrap().unwrap();
     until(async || engine.revoked.load(Ordering::SeqCst) == 1).await;
