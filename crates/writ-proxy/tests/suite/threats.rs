@@ -216,6 +216,40 @@ async fn threat_05_one_path_is_judged_and_sent() {
 }
 
 #[tokio::test]
+async fn threat_05_nothing_asks_for_another_method_or_path_than_is_judged() {
+    let world = World::new().await;
+    let client = world.client("http/1.1");
+    for name in [
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X_HTTP_Method-Override",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+    ] {
+        let answer = client.send(HOST, post("/a").header(name, "DELETE"), "").await;
+        assert_eq!(answer.status(), 400, "{name}");
+        assert!(text(answer).await.contains("urn:writ:refusal:ambiguous"), "{name}");
+    }
+    for query in [
+        "_method=DELETE",
+        "a=b&_method=DELETE",
+        "a=b;_method=DELETE",
+        "%5fMethod=DELETE",
+        "+.method=DELETE",
+        "_method",
+        "x-http-method-override=PUT",
+    ] {
+        let answer = client.send(HOST, post(&format!("/a?{query}")), "").await;
+        assert_eq!(answer.status(), 400, "{query}");
+    }
+    assert_eq!(world.upstream.seen().len(), 0);
+    for innocent in ["/a?method=_method", "/a?my_method=x&q=%", "/a?_methods=1"] {
+        assert_eq!(client.send(HOST, post(innocent), "").await.status(), 200, "{innocent}");
+    }
+}
+
+#[tokio::test]
 async fn threat_06_nothing_goes_in_the_clear() {
     let world = World::new().await;
     for target in [format!("http://{HOST}/a"), format!("https://{HOST}/a"), "/a".to_owned()] {
