@@ -334,6 +334,21 @@ async fn threat_08_reflections_come_back_scrubbed() {
 }
 
 #[tokio::test]
+async fn threat_10_a_compressed_transfer_is_refused_too() {
+    let handler = |_: http::Request<Incoming>| -> BoxFuture<'static, Reply> {
+        Box::pin(async {
+            let mut answer = reply("compressed");
+            answer.headers_mut().insert("transfer-encoding", "gzip, chunked".parse().unwrap());
+            answer
+        })
+    };
+    let world = World::with(Upstream::start(&["http/1.1"], handler).await, |_| {}).await;
+    let answer = world.client("http/1.1").send(HOST, get("/a"), "").await;
+    assert_eq!(answer.status(), 502);
+    assert!(text(answer).await.contains("upstream-encoding"));
+}
+
+#[tokio::test]
 async fn threat_12_smuggled_requests_do_not_arrive() {
     let world = World::new().await;
     let client = world.client("http/1.1");
