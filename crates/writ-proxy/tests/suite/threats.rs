@@ -11,13 +11,17 @@ use std::{
 
 use http::StatusCode;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use writ_core::{BoxFuture, Place};
 use writ_proxy::Names;
 
 use crate::support::{
-    HOST, OTHER, OTHER_SECRET, PASSWORD, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic,
+    HOST, OTHER, OTHER_SECRET, PASSWORD, PATIENCE, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic,
     connect_request, echo, get, injection, placeholder, post, reply, text,
 };
+
+/// Hosts of one kind about which the launcher is told.
+const TOLD_MAX: usize = 256;
 
 /// Answers every name with the next of its lists.
 struct Scripted {
@@ -298,6 +302,25 @@ async fn threat_07_a_placeholder_elsewhere_is_refused_and_told() {
     assert_eq!(answer.status(), 403);
     assert!(text(answer).await.contains("unlisted-host"));
     assert_eq!(world.broker.told().await.len(), 1);
+}
+
+#[tokio::test]
+async fn threat_07_an_alarm_is_not_drowned_by_others() {
+    let world = World::new().await;
+    for number in 0..TOLD_MAX {
+        let mut raw = Raw::connect(&world).await;
+        raw.say(&connect_request(&format!("h{number}.example"), &basic(PASSWORD))).await;
+        assert!(raw.answer().await.0.starts_with("HTTP/1.1 403"));
+    }
+    let foreign = placeholder("foreign").placeholder;
+    let request = get("/a").header("authorization", format!("Bearer {foreign}"));
+    assert_eq!(world.client("http/1.1").send(HOST, request, "").await.status(), 403);
+    let alarm = async {
+        while !world.broker.told().await.iter().any(|line| line.contains("exfiltration")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, alarm).await.expect("the person is told");
 }
 
 #[tokio::test]
