@@ -70,23 +70,51 @@ fn run(paths: &Paths) -> Result<(), Fault> {
     }
     paths.prepare()?;
     let failed = |error: io::Error| Fault::new(format!("{}: {error}", paths.lock().display()), "writ doctor");
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(paths.lock())
-        .map_err(failed)?;
-    if !writ_sys::flock_exclusive_nonblocking(&lock).map_err(failed)? {
+    let Some(locks) = Locks::take(paths)? else {
         output::readiness(&Readiness::Busy);
         return Ok(());
-    }
+    };
     let runtime =
         Builder::new_multi_thread().worker_threads(BROKER_THREADS).enable_all().build().map_err(failed)?;
     let served = runtime.block_on(serve(paths));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(lock);
+    drop(locks);
     served
+}
+
+/// What admits one daemon to the sockets and one to the state. They are two, because the runtime directory depends on where writ
+/// was called (`XDG_RUNTIME_DIR` is not set everywhere), and a second broker would end the leases of the first behind its back.
+#[derive(Debug)]
+struct Locks {
+    /// Let go of first, so that whoever gets the other finds this one free.
+    _state: fs::File,
+    _sockets: fs::File,
+}
+
+impl Locks {
+    /// `None` when another daemon serves the same sockets.
+    fn take(paths: &Paths) -> Result<Option<Self>, Fault> {
+        let [state, sockets] = [paths.state_lock(), paths.lock()].map(|path| {
+            let failed = |error: io::Error| Fault::new(format!("{}: {error}", path.display()), "writ doctor");
+            let mut options = fs::OpenOptions::new();
+            let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
+            file.map_err(failed)
+        });
+        let (state, sockets) = (state?, sockets?);
+        let failed = |error: io::Error| Fault::new(format!("the daemon's lock: {error}"), "writ doctor");
+        if !writ_sys::flock_exclusive_nonblocking(&sockets).map_err(failed)? {
+            return Ok(None);
+        }
+        if !writ_sys::flock_exclusive_nonblocking(&state).map_err(failed)? {
+            let what = format!(
+                "another daemon works on {} and has its sockets elsewhere than {}",
+                paths.state.display(),
+                paths.run.display()
+            );
+            return Err(Fault::new(what, "set XDG_RUNTIME_DIR as it was set there, or stop that one first"));
+        }
+        Ok(Some(Self { _state: state, _sockets: sockets }))
+    }
 }
 
 async fn serve(paths: &Paths) -> Result<(), Fault> {
@@ -242,5 +270,28 @@ impl Clock for SystemClock {
 
     fn boottime(&self) -> Duration {
         writ_sys::boottime()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_has_one_daemon_whatever_the_runtime_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = |run: &str| Paths {
+            config: home.path().join("writ.toml"),
+            state: home.path().join("state"),
+            run: home.path().join(run),
+        };
+        for run in ["one", "other"] {
+            paths(run).prepare().unwrap();
+        }
+        let first = Locks::take(&paths("one")).unwrap().unwrap();
+        assert!(Locks::take(&paths("one")).unwrap().is_none(), "the same sockets");
+        assert!(Locks::take(&paths("other")).is_err(), "the same state");
+        drop(first);
+        assert!(Locks::take(&paths("other")).unwrap().is_some());
     }
 }

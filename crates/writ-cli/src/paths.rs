@@ -69,6 +69,10 @@ impl Paths {
         self.run.join("daemon.lock")
     }
 
+    pub fn state_lock(&self) -> PathBuf {
+        self.state.join("daemon.lock")
+    }
+
     pub fn daemon_log(&self) -> PathBuf {
         self.state.join("daemon.log")
     }

@@ -151,8 +151,7 @@ impl Drop for Exchange {
 /// Records a refusal that was no use of a lease, and tells whoever watches the run if it is an alarm.
 pub(crate) fn refused(tunnel: &Tunnel, refused: &Refused, host: &str, method: Option<&str>) {
     if let Some(alarm) = &refused.alarm {
-        let about = format!("{} {host}", refused.refusal.kind);
-        tunnel.session.tell(&tunnel.plane, about, || alarm.clone());
+        tunnel.session.tell(&tunnel.plane, refused.refusal.kind, host, || alarm.clone());
     }
     if refused.recorded {
         return;

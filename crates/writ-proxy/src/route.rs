@@ -36,6 +36,7 @@ pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
     same_authority(parts, first)?;
     no_upgrade(&parts.headers)?;
     expectation(&parts.headers)?;
+    no_override(parts)?;
     let path = CanonicalPath::parse(parts.uri.path(), first.plan.encoded_slash)
         .map_err(|fault| Refused::ambiguous(fault.to_string()))?;
     let found = tunnel.session.placeholders.scan(parts);
@@ -133,6 +134,54 @@ fn expectation(headers: &HeaderMap) -> Result<(), Refused> {
         }
         _ => Ok(()),
     }
+}
+
+/// Services that obey these would do something else than what is judged here: another method, or another path.
+fn no_override(parts: &Parts) -> Result<(), Refused> {
+    // Gateways between servers and programs (RFC 3875 §4.1.18) do not tell '_' from '-'.
+    let same = |name: &HeaderName, one: &&str| {
+        let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        name.as_str().len() == one.len() && name.as_str().bytes().map(dashed).eq(one.bytes())
+    };
+    if let Some(name) = parts.headers.keys().find(|name| OVERRIDES.iter().any(|one| same(name, one))) {
+        let detail = format!("the header {name} asks for another method or path than the request's own");
+        return Err(Refused::ambiguous(detail));
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let keys = query.split(['&', ';']).filter_map(|pair| pair.split('=').next());
+    if keys.map(parameter).any(|key| OVERRIDE_PARAMETERS.contains(&key.as_str())) {
+        return Err(Refused::ambiguous("the query asks for another method than the request's own"));
+    }
+    Ok(())
+}
+
+/// Method overrides of Rack, Symfony, Laravel, ASP.NET and Google's APIs; path overrides of IIS and Symfony.
+const OVERRIDES: &[&str] =
+    &["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+/// The same in a query, in the form that [`parameter`] makes.
+const OVERRIDE_PARAMETERS: &[&str] =
+    &["_method", "x_http_method_override", "x_http_method", "x_method_override"];
+
+/// A parameter's name as the most generous server reads it: unescaped, without leading spaces, `.` and ` ` as `_` (PHP).
+fn parameter(raw: &str) -> String {
+    let mut name = String::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        let mut byte = *byte;
+        if let (b'%', [high, low, tail @ ..]) = (byte, tail)
+            && let (Some(high), Some(low)) = (char::from(*high).to_digit(16), char::from(*low).to_digit(16))
+        {
+            rest = tail;
+            byte = u8::try_from(high * 16 + low).unwrap_or(byte);
+        }
+        match byte {
+            b'+' | b' ' if name.is_empty() => {}
+            b'+' | b' ' | b'.' | b'-' => name.push('_'),
+            other => name.push(char::from(other.to_ascii_lowercase())),
+        }
+    }
+    name
 }
 
 /// `Connection` may not name what the credential or the message's bounds depend on: it would be removed on the way.

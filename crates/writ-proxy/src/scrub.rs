@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode, Version,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -95,6 +95,11 @@ pub(crate) fn answer(reply: Reply, mut exchange: Exchange) -> Response<Answer> {
 }
 
 fn coding(response: &Response<Incoming>) -> Coding {
+    // Chunks are undone by now; any other coding of the transfer is not (RFC 9112 §7), and nobody asked for one.
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !response.headers().get_all(TRANSFER_ENCODING).iter().all(chunked) {
+        return Coding::Other;
+    }
     let mut codings = response.headers().get_all(CONTENT_ENCODING).iter();
     match (codings.next().map(HeaderValue::as_bytes), codings.next()) {
         (None, _) => Coding::Identity,

@@ -23,8 +23,8 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 use writ_api::seal::Recipient;
 use writ_core::{
-    Authority, Host, Injector, OpenFault, PathPattern, Place, RoutePlan, SessionId, SessionPlan, Tiding,
-    Timestamp,
+    Authority, Host, Injector, OpenFault, PathPattern, Place, RefusalKind, RoutePlan, SessionId, SessionPlan,
+    Tiding, Timestamp,
 };
 
 use crate::{
@@ -40,7 +40,8 @@ use crate::{
 
 /// Connections that one session may have open; a further one waits.
 const CONNECTIONS_MAX: usize = 1024;
-/// Hosts about which the launcher is told, once each.
+/// Hosts about which the launcher is told, once each, for one kind of refusal: what an agent can cause at will must not use up
+/// what is left for an alarm.
 const TOLD_MAX: usize = 256;
 
 /// One run of an agent, as the data plane knows it.
@@ -60,7 +61,7 @@ pub(crate) struct Session {
     routes: HashMap<Authority, Arc<[Arc<Route>]>>,
     quiet: HashSet<Host>,
     over: AtomicBool,
-    told: Mutex<HashSet<String>>,
+    told: Mutex<HashMap<&'static str, HashSet<String>>>,
     tunnels: Mutex<HashMap<u64, (AbortHandle, Arc<Open>)>>,
 }
 
@@ -153,11 +154,18 @@ impl Session {
         now >= self.expires_at
     }
 
-    /// Tells the person who watches the run, once for each `about`. Never waits.
-    pub(crate) fn tell(&self, plane: &Arc<Plane>, about: String, text: impl FnOnce() -> String) {
+    /// Tells the person who watches the run, once for each `host` and kind. Never waits.
+    pub(crate) fn tell(
+        &self,
+        plane: &Arc<Plane>,
+        kind: RefusalKind,
+        host: &str,
+        text: impl FnOnce() -> String,
+    ) {
         let fresh = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.len() < TOLD_MAX && told.insert(about)
+            let told = told.entry(kind.slug()).or_default();
+            told.len() < TOLD_MAX && told.insert(host.to_owned())
         };
         if fresh {
             let (plane, tiding) = (plane.clone(), Tiding { session: self.id, text: text() });

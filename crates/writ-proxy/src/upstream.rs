@@ -58,6 +58,10 @@ pub(crate) async fn send(
     let path = path_and_query(target, request.uri())?;
     loop {
         let mut way = Way::get(&tunnel.plane, route, tunnel.worker).await?;
+        // The way may have been waited for, longer than the lease lives.
+        let now = tunnel.plane.now();
+        tunnel.plane.live.connected(now)?;
+        exchange.lease.usable(now)?;
         exchange.dialled = Some(way.dialled());
         shape(&mut request, route, &path, way.is_h2())?;
         let reused = way.is_reused();

@@ -73,9 +73,13 @@ impl Tools for BrokerTools<'_> {
     ) -> BoxFuture<'_, Result<Secret, EngineFault>> {
         let (credential, reference) = (credential.clone(), reference.to_owned());
         Box::pin(async move {
-            writ_engine::read(&reference)
-                .await
-                .map_err(|fault| EngineFault::Outside { credential, detail: fault.to_string() })
+            writ_engine::read(&reference).await.map_err(|fault| {
+                // The session is told neither where the value is kept nor what a command there complained of.
+                tracing::warn!(%credential, %fault, "a credential could not be read from its source");
+                let scheme = reference.split_once("://").map_or("unknown", |(scheme, _)| scheme);
+                let detail = format!("its source, {scheme}, gave no value; the daemon's log says why");
+                EngineFault::Outside { credential, detail }
+            })
         })
     }
 }

@@ -345,6 +345,27 @@ async fn a_reference_is_read_at_each_issue_and_judged_again() {
 }
 
 #[tokio::test]
+async fn a_session_is_not_told_what_its_source_complains_of() {
+    let home = Home::new();
+    let life = home.life().await;
+    let file = home.dir.path().join("switch");
+    std::fs::write(&file, KEY).unwrap();
+    let reference = format!("cmd://cat {}", file.display());
+    let value = writ_api::control::Value::Reference { reference };
+    let name = "c".parse().unwrap();
+    crate::credentials::set(&life.broker, life.broker.unlocked().unwrap(), &name, value).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    std::fs::remove_file(&file).unwrap();
+    let refusal = life.acquire(opened.session, "t").await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::NoCredential);
+    for inside in ["switch", "No such file", "cat"] {
+        assert!(!refusal.detail.contains(inside), "{refusal:?}");
+    }
+    let operator = writ_engine::read(&format!("cmd://cat {}", file.display())).await.unwrap_err();
+    assert!(operator.to_string().contains("switch"), "whoever sets it is told");
+}
+
+#[tokio::test]
 async fn an_end_that_the_store_does_not_take_is_told_at_once_and_made_durable_later() {
     let home = Home::new();
     let (life, broken) = home.life_on_a_faulty_store().await;

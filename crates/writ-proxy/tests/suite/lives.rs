@@ -1,6 +1,6 @@
 //! The life of a lease, and of what depends on it: one question for many, renewal, expiry, revocation, silence, the session's end.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
@@ -12,6 +12,7 @@ use tokio::{
 };
 use writ_audit::Verdict;
 use writ_core::{BoxFuture, LeaseEnd, Refusal, RefusalKind};
+use writ_proxy::Names;
 
 use crate::support::{
     HOST, OTHER, PATIENCE, Raw, Reply, SECRET, Upstream, World, basic, connect_request, echo, get, post,
@@ -82,6 +83,46 @@ async fn piece(body: &mut Incoming) -> Result<Bytes, hyper::Error> {
     let frame = timeout(PATIENCE, body.frame()).await.expect("a piece, or an end, in time");
     let frame = frame.unwrap_or_else(|| panic!("a clean end"));
     frame.map(|frame| frame.into_data().unwrap())
+}
+
+/// A resolver that takes its time.
+struct Slow {
+    address: SocketAddr,
+    asked: Notify,
+    go: Notify,
+}
+
+impl Names for Slow {
+    fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move {
+            self.asked.notify_one();
+            self.go.notified().await;
+            Ok(vec![self.address])
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_expires_before_the_request_leaves_is_not_used() {
+    let upstream = Upstream::start(&["h2", "http/1.1"], echo).await;
+    let slow = Arc::new(Slow { address: upstream.address, asked: Notify::new(), go: Notify::new() });
+    let world = World::with(upstream, |setup| {
+        setup.names = slow.clone();
+        setup.plan.routes.iter_mut().for_each(|route| route.dial = None);
+    })
+    .await;
+    world.broker.ttl("10s");
+    let mut sender = world.client("http/1.1").sender(HOST).await;
+    let request = tokio::spawn(async move { sender.send(HOST, get("/a"), "").await.unwrap() });
+    timeout(PATIENCE, slow.asked.notified()).await.expect("a dial");
+    world.advance(Duration::from_secs(11)).await;
+    slow.go.notify_one();
+    let answer = request.await.unwrap();
+    assert_eq!(answer.status(), 403);
+    assert!(text(answer).await.contains("lease-expired"));
+    assert_eq!(world.upstream.seen().len(), 0, "the credential did not leave");
+    let outcome = &world.uses(1).await[0].outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (Verdict::Refused, Some("lease-expired")));
 }
 
 #[tokio::test]

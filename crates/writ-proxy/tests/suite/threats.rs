@@ -11,13 +11,17 @@ use std::{
 
 use http::StatusCode;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use writ_core::{BoxFuture, Place};
 use writ_proxy::Names;
 
 use crate::support::{
-    HOST, OTHER, OTHER_SECRET, PASSWORD, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic,
+    HOST, OTHER, OTHER_SECRET, PASSWORD, PATIENCE, QUIET, Raw, Reply, SECRET, Setup, Upstream, World, basic,
     connect_request, echo, get, injection, placeholder, post, reply, text,
 };
+
+/// Hosts of one kind about which the launcher is told.
+const TOLD_MAX: usize = 256;
 
 /// Answers every name with the next of its lists.
 struct Scripted {
@@ -216,6 +220,40 @@ async fn threat_05_one_path_is_judged_and_sent() {
 }
 
 #[tokio::test]
+async fn threat_05_nothing_asks_for_another_method_or_path_than_is_judged() {
+    let world = World::new().await;
+    let client = world.client("http/1.1");
+    for name in [
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X_HTTP_Method-Override",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+    ] {
+        let answer = client.send(HOST, post("/a").header(name, "DELETE"), "").await;
+        assert_eq!(answer.status(), 400, "{name}");
+        assert!(text(answer).await.contains("urn:writ:refusal:ambiguous"), "{name}");
+    }
+    for query in [
+        "_method=DELETE",
+        "a=b&_method=DELETE",
+        "a=b;_method=DELETE",
+        "%5fMethod=DELETE",
+        "+.method=DELETE",
+        "_method",
+        "x-http-method-override=PUT",
+    ] {
+        let answer = client.send(HOST, post(&format!("/a?{query}")), "").await;
+        assert_eq!(answer.status(), 400, "{query}");
+    }
+    assert_eq!(world.upstream.seen().len(), 0);
+    for innocent in ["/a?method=_method", "/a?my_method=x&q=%", "/a?_methods=1"] {
+        assert_eq!(client.send(HOST, post(innocent), "").await.status(), 200, "{innocent}");
+    }
+}
+
+#[tokio::test]
 async fn threat_06_nothing_goes_in_the_clear() {
     let world = World::new().await;
     for target in [format!("http://{HOST}/a"), format!("https://{HOST}/a"), "/a".to_owned()] {
@@ -267,6 +305,25 @@ async fn threat_07_a_placeholder_elsewhere_is_refused_and_told() {
 }
 
 #[tokio::test]
+async fn threat_07_an_alarm_is_not_drowned_by_others() {
+    let world = World::new().await;
+    for number in 0..TOLD_MAX {
+        let mut raw = Raw::connect(&world).await;
+        raw.say(&connect_request(&format!("h{number}.example"), &basic(PASSWORD))).await;
+        assert!(raw.answer().await.0.starts_with("HTTP/1.1 403"));
+    }
+    let foreign = placeholder("foreign").placeholder;
+    let request = get("/a").header("authorization", format!("Bearer {foreign}"));
+    assert_eq!(world.client("http/1.1").send(HOST, request, "").await.status(), 403);
+    let alarm = async {
+        while !world.broker.told().await.iter().any(|line| line.contains("exfiltration")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, alarm).await.expect("the person is told");
+}
+
+#[tokio::test]
 async fn threat_08_reflections_come_back_scrubbed() {
     let handler = |request: http::Request<Incoming>| -> BoxFuture<'static, Reply> {
         let value = request.headers()["authorization"].to_str().unwrap().to_owned();
@@ -297,6 +354,21 @@ async fn threat_08_reflections_come_back_scrubbed() {
     assert!(body.ends_with(&"y".repeat(100)), "the length is what was announced");
     assert!(!body.contains(SECRET));
     assert_eq!(world.uses(1).await[0].outcome.scrubbed, Some(5));
+}
+
+#[tokio::test]
+async fn threat_10_a_compressed_transfer_is_refused_too() {
+    let handler = |_: http::Request<Incoming>| -> BoxFuture<'static, Reply> {
+        Box::pin(async {
+            let mut answer = reply("compressed");
+            answer.headers_mut().insert("transfer-encoding", "gzip, chunked".parse().unwrap());
+            answer
+        })
+    };
+    let world = World::with(Upstream::start(&["http/1.1"], handler).await, |_| {}).await;
+    let answer = world.client("http/1.1").send(HOST, get("/a"), "").await;
+    assert_eq!(answer.status(), 502);
+    assert!(text(answer).await.contains("upstream-encoding"));
 }
 
 #[tokio::test]
