@@ -85,6 +85,17 @@ impl Control {
     }
 }
 
+/// Refuses to go on where a daemon runs with another configuration than the one that `--config` names.
+pub fn same_configuration(paths: &Paths) -> Result<(), Fault> {
+    let Some(control) = Control::running(paths) else { return Ok(()) };
+    let Answer::Status(status) = control?.ask(&Ask::Status)? else { return Ok(()) };
+    if status.config == paths.config.display().to_string() {
+        return Ok(());
+    }
+    let what = format!("the daemon runs with {}, not with {}", status.config, paths.config.display());
+    Err(Fault::new(what, "writ stop, then the same command again"))
+}
+
 /// Connects to one of the daemon's sockets, and starts the daemon if need be.
 pub fn connect(paths: &Paths, socket: &Path) -> Result<UnixStream, Fault> {
     paths.prepare()?;

@@ -44,7 +44,11 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
+    let named = cli.common.config.is_some();
     let paths = Paths::resolve(cli.common.config)?;
+    if named && !matches!(cli.command, Command::Stop | Command::Doctor | Command::Demo) {
+        client::same_configuration(&paths)?;
+    }
     match cli.command {
         Command::Run(args) => return run::run(&paths, output, &args),
         Command::Audit(command) => return commands::audit::run(&paths, output, command),

@@ -14,7 +14,7 @@ use std::{
         },
     },
     process::{Child, Command, ExitCode, ExitStatus},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -55,7 +55,7 @@ pub fn run(
     let mut child = started.map_err(|error| {
         Fault::new(format!("{}: {error}", program.path.display()), "name a program").exit(EXIT_NOT_EXECUTABLE)
     })?;
-    let status = Supervisor { child: &mut child, stream, signals, output, connected: true, ending: false }
+    let status = Supervisor { child: &mut child, stream, signals, output, connected: true, ending: None }
         .wait()
         .map_err(failed)?;
     let mut socket = stream;
@@ -69,8 +69,8 @@ struct Supervisor<'a> {
     signals: SignalQueue,
     output: Output,
     connected: bool,
-    /// The session is over: the program has [`END_GRACE`] left.
-    ending: bool,
+    /// The session is over: when the program is killed, [`END_GRACE`] after it was asked to end.
+    ending: Option<Instant>,
 }
 
 impl Supervisor<'_> {
@@ -84,9 +84,9 @@ impl Supervisor<'_> {
             if self.connected {
                 polled.push(PollFd::new(self.stream, PollFlags::IN));
             }
-            let grace =
-                Timespec { tv_sec: i64::try_from(END_GRACE.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-            let ready = match poll(&mut polled, self.ending.then_some(&grace)) {
+            let left = self.ending.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut polled, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => other?,
             };
@@ -101,9 +101,9 @@ impl Supervisor<'_> {
             if spoken {
                 self.listen(&process);
             }
-            if ready == 0 {
+            if self.ending.is_some_and(|deadline| Instant::now() >= deadline) {
                 writ_sys::pidfd_kill(&process, SIGKILL)?;
-                self.ending = false;
+                self.ending = None;
             }
         }
     }
@@ -125,7 +125,7 @@ impl Supervisor<'_> {
                 self.output.say(&format!("the session is over: {why}; the program is ended"));
                 let _ = writ_sys::pidfd_kill(process, SIGTERM);
                 self.connected = false;
-                self.ending = true;
+                self.ending = Some(Instant::now() + END_GRACE);
             }
             Ok(_) => {}
             Err(_) => {
