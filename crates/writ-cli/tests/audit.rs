@@ -2,7 +2,11 @@
 //!
 //! Architecture §4, rule 6. The format itself is tested where it is (`writ-audit`).
 
-#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy does not see that the helpers here are tests"
+)]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -3,7 +3,11 @@
 //! The seals themselves are tested where they are (`writ-broker`). Here it counts that the words of a daemon that does not start
 //! reach the command that started it, and that the refusal ends when its cause does.
 
-#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy does not see that the helpers here are tests"
+)]
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
