@@ -174,7 +174,7 @@ async fn broker(paths: &Paths) -> Result<Arc<Broker>, Fault> {
     };
     let installation = Installation::open(&paths.state, seal.as_str())
         .await
-        .map_err(|fault| Fault::new(fault.to_string(), "writ doctor"))?;
+        .map_err(|fault| Fault::new(fault.to_string(), "mend that, then try again"))?;
     let config = BrokerConfig {
         config: paths.config.clone(),
         audit: paths.audit(),

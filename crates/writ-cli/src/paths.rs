@@ -77,6 +77,10 @@ impl Paths {
         self.state.join("daemon.log")
     }
 
+    pub fn store(&self) -> PathBuf {
+        self.state.join("writ.db")
+    }
+
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
     }

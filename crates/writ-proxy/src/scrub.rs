@@ -287,6 +287,16 @@ impl Download {
     }
 }
 
+impl Drop for Download {
+    /// A client may close on the last announced byte, before it has seen the end: it has the whole answer, and that is no cut.
+    fn drop(&mut self) {
+        if !self.ended && self.left == Some(0) {
+            self.end();
+            self.exchange.done();
+        }
+    }
+}
+
 /// Pieces that may leave, in order. One at a time is the usual case and costs nothing.
 #[derive(Default)]
 struct Pieces {

@@ -1,6 +1,7 @@
 //! `writ doctor`: what would keep writ from working here, and at what level it works.
 //!
-//! Every check is one function that looks and changes nothing. Status 1 when one fails; a warning does not.
+//! Every check is one function that looks and changes nothing, but for one: where there is a store, the daemon is started, since
+//! only a start tells whether seal, store and log can be opened. Status 1 when one fails; a warning does not.
 
 use std::{env, process::ExitCode};
 
@@ -103,8 +104,10 @@ fn configuration(paths: &Paths) -> Check {
 }
 
 fn daemon(paths: &Paths) -> Vec<Check> {
-    let Some(control) = Control::running(paths) else {
-        return vec![Check::good("no daemon is running; the first command that needs one starts it")];
+    let control = match Control::running(paths) {
+        Some(control) => control,
+        None if paths.store().exists() => Control::connect(paths),
+        None => return vec![Check::good("no daemon is running; the first command that needs one starts it")],
     };
     let status = match control.and_then(|mut control| control.ask(&Ask::Status)) {
         Ok(Answer::Status(status)) => status,
