@@ -3,7 +3,7 @@
 //! With a key file the door opens at the start, with a passphrase at `writ unlock`. Until then there is no log, so nothing is
 //! handed out, and no session opens.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use writ_audit::{
     Anchor, CHECKPOINT_INTERVAL, CheckpointFault, CheckpointLog, FieldKey, KeyError, LogFault, SegmentDir,
@@ -41,6 +41,8 @@ pub enum DoorFault {
     Thread(String),
 }
 
+/// Of the file beside the log's directory that holds the public key of its checkpoints.
+const KEY_EXTENSION: &str = "pub";
 /// The broker's own stream.
 const STREAM: &str = "broker";
 
@@ -66,6 +68,8 @@ pub(crate) async fn open(broker: &Broker) -> Result<(), DoorFault> {
     let (directory, clock) = (broker.audit.clone(), broker.clock.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let signer = Signer::from_pkcs8(vault.audit_signing_key().expose())?;
+        // A log that is damaged keeps the door shut, and must be verifiable then.
+        fs::write(directory.with_extension(KEY_EXTENSION), signer.verifier().to_string())?;
         let checkpoints = Arc::new(CheckpointLog::open(&directory, signer, CHECKPOINT_INTERVAL)?);
         let log = start(STREAM, &directory, &vault, &checkpoints, clock)?;
         Ok::<_, DoorFault>(Unlocked { vault, log, checkpoints })

@@ -32,7 +32,18 @@ fn main() -> ExitCode {
     if let Some(code) = daemon::stage().or_else(demo::client::stage) {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            let _ = message.print();
+            // Help and version are no failure; a usage error must not look like the status of a program under `run`.
+            return if message.use_stderr() {
+                ExitCode::from(fault::EXIT_WRIT_FAILED)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
     let output = Output { json: cli.common.json, quiet: cli.common.quiet };
     match dispatch(cli, output) {
         Ok(code) => code,

@@ -85,6 +85,11 @@ impl Paths {
         self.state.join("audit")
     }
 
+    /// Where the daemon writes the public key of the audit log's checkpoints.
+    pub fn audit_key(&self) -> PathBuf {
+        self.state.join("audit.pub")
+    }
+
     /// Makes the state and runtime directories, for their owner alone.
     pub fn prepare(&self) -> Result<(), Fault> {
         for directory in [&self.state, &self.run] {

@@ -243,6 +243,23 @@ fn one_flipped_byte_anywhere_is_found() {
 }
 
 #[test]
+fn a_damaged_log_is_verifiable_while_no_daemon_starts() {
+    let scene = scene();
+    assert_eq!(scene.run(&["sh", "-c", DAY]).unwrap().code, Some(0));
+    assert_eq!(scene.home.writ(&["stop"], b"").unwrap().code, Some(0));
+    let audit = scene.home.writ_home().join("state/audit");
+    for path in files(&audit) {
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let middle = written(&path) / 2;
+        flip(&file, middle);
+        check_unsound(&scene, &path.display().to_string());
+        assert_eq!(scene.home.writ(&["stop"], b"").unwrap().code, Some(0));
+        flip(&file, middle);
+    }
+    scene.home.close().unwrap();
+}
+
+#[test]
 fn a_log_that_was_cut_or_replaced_is_found() {
     let scene = scene();
     let audit = scene.home.writ_home().join("state/audit");

@@ -105,3 +105,10 @@ fn errors_are_json_where_a_program_reads_them() {
         "#]],
     );
 }
+
+#[test]
+fn a_usage_error_is_not_mistaken_for_the_program_s_status() {
+    let home = tempfile::tempdir().unwrap();
+    assert!(transcript(home.path(), &["run", "--ttl", "5x", "--", "true"]).starts_with("status 125"));
+    assert!(transcript(home.path(), &["--help"]).starts_with("status 0"));
+}

@@ -104,11 +104,18 @@ async fn answer(broker: &Broker, uid: u32, ask: Ask) -> Result<Answer, Refusal> 
         Ask::Unlock { passphrase } => unlock(broker, uid, &passphrase).await,
         // Without a log there is nothing that could have been handed out.
         Ask::Stop if broker.open_door().is_none() => stop(broker).await,
-        Ask::Stop => match recorded(broker, broker.unlocked()?, uid, Ask::Stop).await {
-            // An end hands nothing out, and a daemon whose log failed has to be ended before it can be mended.
-            Err(refusal) if refusal.kind == RefusalKind::AuditUnavailable => stop(broker).await,
-            answered => answered,
-        },
+        end @ (Ask::Stop | Ask::SessionRevoke { .. } | Ask::LeaseRevoke { .. }) => {
+            let open = broker.unlocked()?;
+            match recorded(broker, open, uid, end.clone()).await {
+                // An end hands nothing out. What was revoked must be dead, and a daemon whose log failed has to be ended
+                // before it can be mended.
+                Err(refusal) if refusal.kind == RefusalKind::AuditUnavailable => {
+                    tracing::error!(uid, ask = ?end, "done without a record, since the audit log takes none");
+                    perform(broker, open, end).await
+                }
+                answered => answered,
+            }
+        }
         ask => {
             let open = broker.unlocked()?;
             // What is wrong with the file is told to whoever opens a session; operators can still list and revoke.

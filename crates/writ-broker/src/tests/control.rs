@@ -87,6 +87,24 @@ async fn an_oversize_frame_closes_the_connection_unread() {
 }
 
 #[tokio::test]
+async fn a_revocation_needs_no_record() {
+    let home = Home::new();
+    let life = home.life().await;
+    let mut operator = Operator::new(&life, &home).await;
+    life.set("c", KEY).await.unwrap();
+    let (opened, _attached) = life.open().await;
+    let granted = life.acquire(opened.session, "t").await.unwrap();
+    let log = life.broker.unlocked().unwrap().log.clone();
+    tokio::task::spawn_blocking(move || log.close()).await.unwrap().unwrap();
+    assert_eq!(operator.refused(Ask::CredentialList).await, Some(RefusalKind::AuditUnavailable));
+    assert_eq!(operator.ask(Ask::LeaseRevoke { lease: granted.lease }).await, Answer::Done);
+    let lease = life.broker.store.lease(granted.lease).await.unwrap().unwrap();
+    assert_eq!(lease.end, Some(writ_core::LeaseEnd::Revoked));
+    assert_eq!(operator.ask(Ask::SessionRevoke { session: opened.session }).await, Answer::Done);
+    assert!(life.broker.store.session(opened.session).await.unwrap().unwrap().ended_at.is_some());
+}
+
+#[tokio::test]
 async fn the_operators_commands() {
     let home = Home::new();
     let life = home.life().await;

@@ -3,7 +3,7 @@
 //! `tail` and `query` read the files; only `verify` needs the daemon, for the public key and the last checkpoint that it keeps
 //! outside of the log. Under `--json` every event is one line.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{fs, process::ExitCode, thread, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use writ_api::control::{Answer, Ask, Status};
@@ -136,11 +136,14 @@ fn describe(event: &Event) -> String {
 }
 
 fn check(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
-    let answer = Control::connect(paths)?.ask(&Ask::Status)?;
-    let Answer::Status(status) = answer else {
-        return Err(Fault::new("the daemon answered another question", "writ stop"));
+    let (key, anchor) = match Control::connect(paths) {
+        Ok(mut control) => match control.ask(&Ask::Status)? {
+            Answer::Status(status) => trusted(&status)?,
+            _ => return Err(Fault::new("the daemon answered another question", "writ stop")),
+        },
+        // A damaged log keeps the daemon from starting: then the key that it wrote down has to do.
+        Err(fault) => (written_key(paths, output, fault)?, None),
     };
-    let (key, anchor) = trusted(&status)?;
     let report = verify(&paths.audit(), &key, anchor.as_ref())
         .map_err(|error| Fault::new(format!("the audit log: {error}"), "check the state directory"))?;
     output.result(&report, || summary(&report));
@@ -154,6 +157,14 @@ fn check(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
     .exit(1))
 }
 
+fn written_key(paths: &Paths, output: Output, fault: Fault) -> Result<Verifier, Fault> {
+    let path = paths.audit_key();
+    let Ok(key) = fs::read_to_string(&path) else { return Err(fault) };
+    output.say(&format!("the daemon does not start: {}", fault.what));
+    output.say(&format!("verifying with the key in {}", path.display()));
+    key.trim().parse().map_err(key_fault)
+}
+
 /// The key and the checkpoint that the daemon keeps in its store.
 fn trusted(status: &Status) -> Result<(Verifier, Option<Anchor>), Fault> {
     let key = status
@@ -164,6 +175,10 @@ fn trusted(status: &Status) -> Result<(Verifier, Option<Anchor>), Fault> {
         key.parse().map_err(|error: writ_audit::KeyError| Fault::new(error.to_string(), "writ stop"))?;
     let anchor = status.audit_anchor.as_ref().and_then(|anchor| serde_json::from_value(anchor.clone()).ok());
     Ok((key, anchor))
+}
+
+fn key_fault(fault: writ_audit::KeyError) -> Fault {
+    Fault::new(fault.to_string(), "writ stop, then try again")
 }
 
 fn summary(report: &Report) -> String {
