@@ -1,6 +1,6 @@
 //! An audit event: an attempt and its outcome joined, in the words of the glossary.
 //!
-//! The field names are a contract with whoever reads `writ audit export`; they follow OCSF's actor, action, resource,
+//! The field names are a contract with whoever reads `writ audit query --json`; they follow OCSF's actor, action, resource,
 //! outcome. Absent fields are left out. Values that are not on the allow-list stay as their keyed hashes (`h:…`).
 
 use jiff::Timestamp;

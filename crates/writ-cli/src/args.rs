@@ -56,7 +56,7 @@ pub enum Command {
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(Audit),
-    /// Open the passphrase seal
+    /// Open the passphrase seal, or set its passphrase the first time; reads a line of stdin where that is no terminal
     Unlock,
     /// End every session and the daemon
     Stop,
@@ -98,6 +98,7 @@ fn parse_level(text: &str) -> Result<writ_core::Level, String> {
 pub enum Credential {
     /// Store a value: from stdin, from a file, or by reference
     Set {
+        /// As writ.toml names it
         name: CredentialName,
         /// Read the value from a file
         #[arg(long, value_name = "PATH", conflicts_with = "from")]
@@ -126,8 +127,10 @@ pub enum Session {
     Revoke { id: SessionId },
     /// Open a session by hand, and keep it while this command runs
     Open {
+        /// A role that the registration entries allow
         #[arg(long)]
         role: Option<RoleName>,
+        /// End the session after this time
         #[arg(long)]
         ttl: Option<Ttl>,
         /// Where the proxy listens, on loopback
@@ -152,7 +155,7 @@ pub enum Lease {
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Print the last events, and what follows
+    /// Print the last events, and with --follow what comes after them
     Tail {
         /// How many
         #[arg(short = 'n', long, default_value_t = 20)]
@@ -169,17 +172,22 @@ pub enum Audit {
 
 #[derive(Debug, Default, Args)]
 pub struct AuditFilter {
+    /// Of this session
     #[arg(long)]
     pub session: Option<SessionId>,
+    /// Under this lease
     #[arg(long)]
     pub lease: Option<LeaseId>,
+    /// With this credential
     #[arg(long)]
     pub credential: Option<CredentialName>,
+    /// Under this role
     #[arg(long)]
     pub role: Option<RoleName>,
     /// The workload's SPIFFE ID
     #[arg(long)]
     pub workload: Option<String>,
+    /// To this host
     #[arg(long)]
     pub host: Option<String>,
     /// ok, refused, failed, cut or unknown

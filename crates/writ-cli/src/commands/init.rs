@@ -65,6 +65,11 @@ fn choose(output: Output, ask: &Questions) -> Result<Vec<Found>, Fault> {
         let shown: String = value.chars().take(4).collect();
         let question =
             format!("Seal {variable} ({shown}…, {} characters) as credential {}?", value.len(), preset.name);
+        for other in preset.env.iter().filter(|name| **name != variable) {
+            if env::var(other).is_ok_and(|second| is_key(&second) && second != value) {
+                output.say(&format!("{other} holds another value, which is not sealed; programs will see {variable}'s placeholder there"));
+            }
+        }
         if ask.question(&question)? {
             taken.push(Found {
                 name: preset.name,
