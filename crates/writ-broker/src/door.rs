@@ -3,7 +3,13 @@
 //! With a key file the door opens at the start, with a passphrase at `writ unlock`. Until then there is no log, so nothing is
 //! handed out, and no session opens.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use writ_audit::{
     Anchor, CHECKPOINT_INTERVAL, CheckpointFault, CheckpointLog, FieldKey, KeyError, LogFault, SegmentDir,
@@ -69,7 +75,7 @@ pub(crate) async fn open(broker: &Broker) -> Result<(), DoorFault> {
     let opened = tokio::task::spawn_blocking(move || {
         let signer = Signer::from_pkcs8(vault.audit_signing_key().expose())?;
         // A log that is damaged keeps the door shut, and must be verifiable then.
-        fs::write(directory.with_extension(KEY_EXTENSION), signer.verifier().to_string())?;
+        write_key(&directory.with_extension(KEY_EXTENSION), &signer)?;
         let checkpoints = Arc::new(CheckpointLog::open(&directory, signer, CHECKPOINT_INTERVAL)?);
         let log = start(STREAM, &directory, &vault, &checkpoints, clock)?;
         Ok::<_, DoorFault>(Unlocked { vault, log, checkpoints })
@@ -96,6 +102,12 @@ impl Broker {
     pub async fn until_unlocked(&self) {
         let _ = self.unlocked.subscribe().wait_for(|unlocked| *unlocked).await;
     }
+}
+
+/// Writes the public key, for the owner alone as all of the state.
+fn write_key(path: &Path, signer: &Signer) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(signer.verifier().to_string().as_bytes())
 }
 
 fn start(
