@@ -250,6 +250,7 @@ fn plan() -> SessionPlan {
             allow_private: vec!["10.2.0.0/16".parse().unwrap()],
             encoded_slash: false,
             pass_unscrubbed: false,
+            refuse_as_400: vec!["/v1/responses*".parse().unwrap()],
         }],
         placeholders: vec![PlaceholderEntry {
             credential: "openai".parse().unwrap(),

@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, CredentialName, Host, Injection, LeaseEnd, LeaseId, Level, Placeholder, RecipientKey, Refusal,
-    RequestId, RoleName, Scope, Sealed, SessionId, SpiffeId, TargetName, Timestamp,
+    Authority, CredentialName, Host, Injection, LeaseEnd, LeaseId, Level, PathPattern, Placeholder,
+    RecipientKey, Refusal, RequestId, RoleName, Scope, Sealed, SessionId, SpiffeId, TargetName, Timestamp,
 };
 
 /// A boxed future that may move between threads.
@@ -137,6 +137,8 @@ pub struct RoutePlan {
     pub encoded_slash: bool,
     /// Let answers through that cannot be scrubbed because of their encoding.
     pub pass_unscrubbed: bool,
+    /// Paths at which the service's own programs give up on 400, and would repeat after 403.
+    pub refuse_as_400: Vec<PathPattern>,
 }
 
 /// What the data plane made for a session.

@@ -21,6 +21,8 @@ pub struct Preset {
     pub paths: &'static [&'static str],
     /// Hosts of the same vendor that its programs also ask, with or without the key: refused without an alarm.
     pub quiet_hosts: &'static [&'static str],
+    /// Paths at which the service's own programs give up on 400, and would repeat after 403: Codex does so.
+    pub refuse_as_400: &'static [&'static str],
     /// Whether `%2F` inside a path segment is part of the service's URLs.
     pub encoded_slash: bool,
 }
@@ -81,6 +83,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["OPENAI_API_KEY", "CODEX_API_KEY"],
         paths: &["/v1/*"],
         quiet_hosts: &["chatgpt.com", "ab.chatgpt.com"],
+        refuse_as_400: &["/v1/responses*"],
         encoded_slash: false,
     },
     Preset {
@@ -93,6 +96,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["ANTHROPIC_API_KEY"],
         paths: &["/v1/*", "/api/*"],
         quiet_hosts: &["downloads.claude.ai", "raw.githubusercontent.com"],
+        refuse_as_400: &[],
         encoded_slash: false,
     },
     Preset {
@@ -105,6 +109,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
         paths: &["/v1/*", "/v1beta/*", "/upload/*"],
         quiet_hosts: &["play.googleapis.com"],
+        refuse_as_400: &[],
         encoded_slash: false,
     },
     Preset {
@@ -117,6 +122,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["GITHUB_TOKEN", "GH_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
+        refuse_as_400: &[],
         encoded_slash: true,
     },
     Preset {
@@ -129,6 +135,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["GITHUB_TOKEN", "GH_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
+        refuse_as_400: &[],
         encoded_slash: false,
     },
     Preset {
@@ -145,6 +152,7 @@ pub const PRESETS: &[Preset] = &[
         env: &["GITLAB_TOKEN"],
         paths: &["/*"],
         quiet_hosts: &[],
+        refuse_as_400: &[],
         encoded_slash: true,
     },
 ];
@@ -178,7 +186,12 @@ mod tests {
         for preset in PRESETS {
             assert!(preset.authority.parse::<Authority>().is_ok(), "{}", preset.name);
             assert!(preset.name.parse::<crate::TargetName>().is_ok(), "{}", preset.name);
-            for path in preset.paths.iter().chain(preset.places.iter().flat_map(|(_, paths)| *paths)) {
+            for path in preset
+                .paths
+                .iter()
+                .chain(preset.refuse_as_400)
+                .chain(preset.places.iter().flat_map(|(_, paths)| *paths))
+            {
                 assert!(path.parse::<crate::PathPattern>().is_ok(), "{path}");
             }
             assert!(!preset.places.is_empty() && !preset.env.is_empty());

@@ -5,15 +5,17 @@
 //! silence, so no decision of writ has one of those (but 407, for the proxy's own password). `x-should-retry: false` says it again
 //! to those who listen.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, PROXY_AUTHENTICATE, UPGRADE},
 };
 use serde::Serialize;
-use writ_core::{Refusal, RefusalKind};
+use writ_core::{CanonicalPath, Refusal, RefusalKind};
 
-use crate::body::Answer;
+use crate::{body::Answer, session::Route, tunnel::Site};
 
 /// Asks SDKs not to repeat the request.
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -62,6 +64,15 @@ impl Refused {
 
     pub(crate) fn with_alarm(self, alarm: String) -> Self {
         Self { alarm: Some(alarm), ..self }
+    }
+
+    /// In the form of the service: 400 where its own programs would repeat after 403.
+    pub(crate) fn shaped(self, site: &Site, path: &str) -> Self {
+        let Site::Listed(routes) = site else { return self };
+        let Ok(path) = CanonicalPath::parse(path, true) else { return self };
+        let fits = |route: &Arc<Route>| route.plan.refuse_as_400.iter().any(|pattern| pattern.matches(&path));
+        let decision = self.status.is_none() && status(self.refusal.kind) == StatusCode::FORBIDDEN;
+        if decision && routes.iter().any(fits) { self.with_status(StatusCode::BAD_REQUEST) } else { self }
     }
 
     pub(crate) fn response(&self) -> Response<Answer> {

@@ -19,11 +19,11 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let (parts, body) = request.into_parts();
-    let method = parts.method.clone();
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
     let answer = carry(&tunnel, parts, body).await;
     Ok(answer.unwrap_or_else(|refused| {
         record::refused(&tunnel, &refused, tunnel.site.host(), Some(method.as_str()));
-        refused.response()
+        refused.shaped(&tunnel.site, uri.path()).response()
     }))
 }
 

@@ -1,5 +1,7 @@
 """What a refusal looks like to programs: the SDKs' own errors, at once, with a sentence of writ's in them.
 
+On `/v1/responses` it is a 400, since Codex repeats after 403.
+
 The role may list OpenAI's models and nothing else there; Anthropic it may not ask at all.
 """
 

@@ -153,6 +153,7 @@ impl Resolved {
 impl ResolvedTarget {
     /// What the proxy is told of this target.
     pub fn route(&self) -> RoutePlan {
+        let refuse_as_400 = self.preset.into_iter().flat_map(|preset| preset.refuse_as_400);
         RoutePlan {
             target: self.name.clone(),
             authority: self.authority.clone(),
@@ -163,6 +164,7 @@ impl ResolvedTarget {
             allow_private: self.allow_private.clone(),
             encoded_slash: self.encoded_slash,
             pass_unscrubbed: self.pass_unscrubbed,
+            refuse_as_400: refuse_as_400.filter_map(|path| path.parse().ok()).collect(),
         }
     }
 }

@@ -122,6 +122,15 @@ async fn an_agent_that_goes_away_is_recorded() {
 }
 
 #[tokio::test]
+async fn a_refusal_has_the_status_at_which_the_service_s_programs_give_up() {
+    let world = World::new().await;
+    world.broker.grants(Vec::new());
+    for (path, status) in [("/v1/responses", 400), ("/v1/responses/compact", 400), ("/v1/chat", 403)] {
+        assert_eq!(world.client("http/1.1").send(HOST, get(path), "").await.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn refused_requests_have_one_record_too() {
     let world = World::new().await;
     world.broker.grants(Vec::new());

@@ -98,6 +98,7 @@ pub fn route(name: &str, host: &str, upstream: &Upstream) -> RoutePlan {
         allow_private: vec!["127.0.0.0/8".parse().unwrap()],
         encoded_slash: false,
         pass_unscrubbed: false,
+        refuse_as_400: vec!["/v1/responses*".parse().unwrap()],
     }
 }
 
