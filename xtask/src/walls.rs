@@ -25,6 +25,11 @@ const WALLS: &[Wall] = &[
         lacks: &["writ-broker", "writ-engine", "writ-attest", "cedar-policy", "rusqlite", "libsqlite3-sys"],
     },
     Wall { package: "writ-core", has: "serde", lacks: &["tokio", "hyper", "rusqlite"] },
+    Wall {
+        package: "writ-run",
+        has: "rustix",
+        lacks: &["tokio", "writ-broker", "writ-proxy", "rustls", "aws-lc-rs"],
+    },
     Wall { package: "writ-detect", has: "aho-corasick", lacks: &["tokio", "writ-core"] },
     Wall { package: "writ-audit", has: "serde_json", lacks: &["tokio", "writ-core"] },
 ];

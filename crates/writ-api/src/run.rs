@@ -1,8 +1,9 @@
 //! The launcher's conversation with the broker, on `run.sock`, for the life of one session.
 //!
 //! ```text
-//!   launcher ── Open + listener ──► broker        the peer is read from the socket, never from the message
+//!   launcher ── Open + doors ─────► broker        the peer is read from the socket, never from the message
 //!   launcher ◄── Opened | Refused ─ broker
+//!   launcher ── Doors + doors ────► broker        those whose addresses only Opened told; confined runs alone
 //!   launcher ◄── Said, Ended ────── broker        lines for the person; the end of the session
 //!   launcher ── Closed ───────────► broker        the program has ended; closing the socket says the same
 //! ```
@@ -10,14 +11,19 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use writ_core::{CredentialName, Level, Placeholder, Refusal, RoleName, SessionId, SpiffeId, Timestamp, Ttl};
+use writ_core::{
+    CredentialName, Door, Level, NamedAddress, Placeholder, Refusal, RoleName, SessionId, SpiffeId,
+    Timestamp, Ttl,
+};
 
 /// What the launcher says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromLauncher {
-    /// Opens a session. One listening TCP socket on loopback travels beside it.
+    /// Opens a session. Its doors travel beside it, in the order in which it names them.
     Open(Open),
+    /// Adds doors, which travel beside it.
+    Doors { doors: Vec<Door> },
     /// The program ended with this status, as a shell would print it.
     Closed { status: i32 },
 }
@@ -33,8 +39,12 @@ pub struct Open {
     pub program: PathBuf,
     pub script: Option<PathBuf>,
     pub level: Level,
-    /// SHA-256 of the proxy password, hexadecimal.
-    pub password_sha256: String,
+    /// What the descriptors beside this message are, in their order: at least [`Door::Proxy`].
+    pub doors: Vec<Door>,
+    /// SHA-256 of the proxy password, hexadecimal. `None` where the doors are in a network namespace of the session's own.
+    pub password_sha256: Option<String>,
+    /// The session that these doors belonged to, whose daemon is gone: its program lives on in this one.
+    pub resumed_from: Option<SessionId>,
     /// Names, not values, of the variables that the launcher would pass on.
     pub variables: Vec<String>,
     /// `writ session open --listen`: no program, the session lives until it is revoked or the socket closes.
@@ -70,6 +80,14 @@ pub struct Opened {
     pub withhold: Vec<String>,
     /// Hosts that the session may reach, for messages.
     pub hosts: Vec<String>,
+    /// Doors to make, of targets with other ports than the captured ones. Confined runs alone.
+    pub named: Vec<NamedAddress>,
+    /// Ports of the host's loopback to make doors for. Confined runs alone.
+    pub local: Vec<u16>,
+    /// Directories that the person's configuration shares with confined agents, as written there: `~/` is the launcher's to expand.
+    pub caches: Vec<String>,
+    /// Presets behind the session's targets: the launcher knows which files and variables their programs need.
+    pub presets: Vec<String>,
 }
 
 /// A variable that holds a placeholder.

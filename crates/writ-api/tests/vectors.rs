@@ -16,9 +16,10 @@ use writ_api::{
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
 };
 use writ_core::{
-    AcquireAsk, Grant, Granted, Injection, LeaseEnd, LeaseId, LeaseState, Level, Lost, Notice, OpenFault,
-    Place, Placeholder, PlaceholderEntry, RecipientKey, Refusal, RefusalKind, RequestId, RoutePlan, Scope,
-    Sealed, SessionId, SessionPlan, SessionReady, Shape, Tiding, Timestamp, Ttl, WatchAnswer, WatchAsk,
+    AcquireAsk, Door, Egress, Grant, Granted, Injection, LeaseEnd, LeaseId, LeaseState, Level, Lost,
+    NamedAddress, Notice, OpenFault, Place, Placeholder, PlaceholderEntry, RecipientKey, Refusal,
+    RefusalKind, RequestId, RoutePlan, Scope, Sealed, SessionId, SessionPlan, SessionReady, Shape, Tiding,
+    Timestamp, Ttl, WatchAnswer, WatchAsk,
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -69,13 +70,37 @@ fn from_launcher() -> Vec<FromLauncher> {
         ttl: Some(Ttl::from_secs(900).unwrap()),
         program: "/usr/bin/python3".into(),
         script: Some("/home/ada/agent.py".into()),
-        level: Level::Advisory,
-        password_sha256: "00".repeat(32),
+        level: Level::Confined,
+        doors: vec![
+            Door::Proxy,
+            Door::Capture { port: 443 },
+            Door::DnsUdp,
+            Door::DnsTcp,
+            Door::Local { port: 5432 },
+        ],
+        password_sha256: None,
+        resumed_from: Some(session()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
         by_hand: false,
     };
-    let bare = Open { role: None, ttl: None, script: None, variables: vec![], by_hand: true, ..open.clone() };
-    vec![FromLauncher::Open(open), FromLauncher::Open(bare), FromLauncher::Closed { status: 130 }]
+    let bare = Open {
+        role: None,
+        ttl: None,
+        script: None,
+        level: Level::Advisory,
+        doors: vec![Door::Proxy],
+        password_sha256: Some("00".repeat(32)),
+        resumed_from: None,
+        variables: vec![],
+        by_hand: true,
+        ..open.clone()
+    };
+    vec![
+        FromLauncher::Open(open),
+        FromLauncher::Open(bare),
+        FromLauncher::Doors { doors: vec![Door::Named { authority: "db.example:5432".parse().unwrap() }] },
+        FromLauncher::Closed { status: 130 },
+    ]
 }
 
 fn from_broker() -> Vec<FromBroker> {
@@ -94,6 +119,13 @@ fn from_broker() -> Vec<FromBroker> {
             variables: vec![variable],
             withhold: vec!["GITHUB_TOKEN".into()],
             hosts: vec!["api.openai.com".into()],
+            named: vec![NamedAddress {
+                authority: "db.example:5432".parse().unwrap(),
+                addresses: vec!["198.18.0.1".parse().unwrap(), "fd77::1".parse().unwrap()],
+            }],
+            local: vec![5432],
+            caches: vec!["~/.cargo/registry".into()],
+            presets: vec!["openai".into()],
         }),
         FromBroker::Refused(refusal()),
         FromBroker::Said { text: "refused: example.com is not listed".into() },
@@ -239,11 +271,14 @@ fn plan() -> SessionPlan {
         requester: "ada (1000)".into(),
         level: Level::Restricted,
         expires_at: later(),
-        password_sha256: "00".repeat(32),
+        password_sha256: Some("00".repeat(32)),
+        egress: Egress::Public,
+        local: vec![5432],
         routes: vec![RoutePlan {
             target: "openai".parse().unwrap(),
             authority: "api.openai.com:8443".parse().unwrap(),
             credential: "openai".parse().unwrap(),
+            tunnel: false,
             injections: places.map(place).to_vec(),
             dial: Some("127.0.0.1:8443".into()),
             tls_ca: None,
@@ -279,7 +314,11 @@ fn vectors() -> Vec<(&'static str, Vec<Value>)> {
         (
             "data plane: opened",
             check(vec![
-                Ok(SessionReady { ca_pem: "-----BEGIN CERTIFICATE-----\n".into(), recipient: recipient() }),
+                Ok(SessionReady {
+                    ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+                    recipient: recipient(),
+                    named: vec![],
+                }),
                 Err(OpenFault("no descriptors are left".into())),
             ]),
         ),
@@ -312,7 +351,8 @@ fn the_wire_is_as_specified() {
 fn every_variant_has_an_example() {
     let launcher = |message: &FromLauncher| match message {
         FromLauncher::Open(_) => 0,
-        FromLauncher::Closed { .. } => 1,
+        FromLauncher::Doors { .. } => 1,
+        FromLauncher::Closed { .. } => 2,
     };
     let broker = |message: &FromBroker| match message {
         FromBroker::Opened(_) => 0,
@@ -345,7 +385,7 @@ fn every_variant_has_an_example() {
         Answer::Leases { .. } => 6,
         Answer::Refused(_) => 7,
     };
-    all_of(&from_launcher(), launcher, 2);
+    all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
     all_of(&asks(), ask, 13);
     all_of(&answers(), answer, 8);

@@ -15,8 +15,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Authority, CredentialName, Host, Injection, LeaseEnd, LeaseId, Level, PathPattern, Placeholder,
-    RecipientKey, Refusal, RequestId, RoleName, Scope, Sealed, SessionId, SpiffeId, TargetName, Timestamp,
+    Authority, CredentialName, Door, Egress, Host, Injection, LeaseEnd, LeaseId, Level, NamedAddress,
+    PathPattern, Placeholder, RecipientKey, Refusal, RequestId, RoleName, Scope, Sealed, SessionId, SpiffeId,
+    TargetName, Timestamp,
 };
 
 /// A boxed future that may move between threads.
@@ -104,8 +105,13 @@ pub struct SessionPlan {
     pub requester: String,
     pub level: Level,
     pub expires_at: Timestamp,
-    /// SHA-256 of the session's proxy password, hexadecimal. The password itself stays with the launcher.
-    pub password_sha256: String,
+    /// SHA-256 of the session's proxy password, hexadecimal. The password itself stays with the launcher. `None` where the doors
+    /// are in a network namespace of the session's own: then they are its identity.
+    pub password_sha256: Option<String>,
+    /// What becomes of hosts that no route names.
+    pub egress: Egress,
+    /// Ports of the host's loopback that the session may reach, from the person's own configuration only.
+    pub local: Vec<u16>,
     pub routes: Vec<RoutePlan>,
     /// Every placeholder of this installation: one that turns up at another credential's target is an alarm.
     pub placeholders: Vec<PlaceholderEntry>,
@@ -126,6 +132,8 @@ pub struct RoutePlan {
     pub target: TargetName,
     pub authority: Authority,
     pub credential: CredentialName,
+    /// Pass its bytes on untouched, whatever the protocol: nothing is injected, and nothing of it can be judged.
+    pub tunnel: bool,
     /// The declared places, the default first.
     pub injections: Vec<Injection>,
     /// Another address behind the same name, `host:port`, from the person's own configuration only.
@@ -148,6 +156,8 @@ pub struct SessionReady {
     pub ca_pem: String,
     /// Credentials for this session are sealed to this key.
     pub recipient: RecipientKey,
+    /// Where the doors of targets with other ports than the captured ones belong.
+    pub named: Vec<NamedAddress>,
 }
 
 /// Why the data plane could not open a session.
@@ -157,6 +167,14 @@ pub struct OpenFault(pub String);
 
 /// The data plane, as the control plane sees it. Sessions end by [`Notice::SessionEnded`].
 pub trait DataPlane: Send + Sync {
-    /// Serves a session on a listener. The listener is the session's identity, together with its password.
-    fn open(&self, plan: SessionPlan, listener: OwnedFd) -> BoxFuture<'_, Result<SessionReady, OpenFault>>;
+    /// Serves a session on its doors. They are the session's identity, together with its password where it has one.
+    fn open(
+        &self,
+        plan: SessionPlan,
+        doors: Vec<(Door, OwnedFd)>,
+    ) -> BoxFuture<'_, Result<SessionReady, OpenFault>>;
+
+    /// Adds doors to an open session: those whose addresses only [`SessionReady`] told.
+    fn extend(&self, session: SessionId, doors: Vec<(Door, OwnedFd)>)
+    -> BoxFuture<'_, Result<(), OpenFault>>;
 }

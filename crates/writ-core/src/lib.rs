@@ -15,6 +15,7 @@
 mod authority;
 mod authorize;
 mod brokerage;
+mod door;
 mod engine;
 mod evidence;
 mod ids;
@@ -38,6 +39,7 @@ pub use brokerage::{
     AcquireAsk, BoxFuture, Brokerage, DataPlane, Granted, Lost, Notice, OpenFault, PlaceholderEntry,
     RoutePlan, SessionPlan, SessionReady, Tiding, WatchAnswer, WatchAsk,
 };
+pub use door::{CAPTURED_PORTS, DOORS_MAX, Door, Egress, NamedAddress};
 pub use engine::{Engine, EngineFault, Minted, Receipt, Revoked, Source, SourceFault, Tools};
 pub use evidence::{AttestFault, Attestation, Attestor, Evidence, Selector, SelectorError, UnixEvidence};
 pub use ids::{BootId, LeaseId, RequestId, SessionId};

@@ -31,7 +31,9 @@ use tokio::{
     sync::watch,
 };
 use writ_audit::Stream;
-use writ_core::{BoxFuture, Brokerage, Clock, DataPlane, OpenFault, SessionId, SessionPlan, SessionReady};
+use writ_core::{
+    BoxFuture, Brokerage, Clock, DataPlane, Door, OpenFault, SessionId, SessionPlan, SessionReady,
+};
 
 use crate::{
     dial::Names,
@@ -191,8 +193,9 @@ impl Proxy {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, plan: SessionPlan, listener: OwnedFd) -> Result<SessionReady, OpenFault> {
-        let listener = TcpListener::from(listener);
+    fn serve(&self, plan: SessionPlan, doors: Vec<(Door, OwnedFd)>) -> Result<SessionReady, OpenFault> {
+        let listener = doors.into_iter().find_map(|(door, socket)| (door == Door::Proxy).then_some(socket));
+        let listener = TcpListener::from(listener.ok_or_else(|| OpenFault("it has no door".to_owned()))?);
         let fault = |fault: io::Error| OpenFault(format!("its listener cannot be used: {fault}"));
         listener.set_nonblocking(true).map_err(fault)?;
         let session = Arc::new(Session::new(&self.plane, plan)?);
@@ -206,6 +209,7 @@ impl Proxy {
         let ready = SessionReady {
             ca_pem: session.ca.root_pem().to_owned(),
             recipient: session.recipient.key().clone(),
+            named: Vec::new(),
         };
         let task = {
             let _inside = self.control.enter();
@@ -221,8 +225,16 @@ impl Proxy {
 }
 
 impl DataPlane for Proxy {
-    fn open(&self, plan: SessionPlan, listener: OwnedFd) -> BoxFuture<'_, Result<SessionReady, OpenFault>> {
-        Box::pin(async move { self.serve(plan, listener) })
+    fn open(
+        &self,
+        plan: SessionPlan,
+        doors: Vec<(Door, OwnedFd)>,
+    ) -> BoxFuture<'_, Result<SessionReady, OpenFault>> {
+        Box::pin(async move { self.serve(plan, doors) })
+    }
+
+    fn extend(&self, _: SessionId, _: Vec<(Door, OwnedFd)>) -> BoxFuture<'_, Result<(), OpenFault>> {
+        Box::pin(std::future::ready(Err(OpenFault("doors cannot be added yet".to_owned()))))
     }
 }
 

@@ -92,8 +92,9 @@ pub(crate) struct DeclaredPlace {
 
 impl Session {
     pub(crate) fn new(plane: &Plane, plan: SessionPlan) -> Result<Self, OpenFault> {
-        let password = hex32(&plan.password_sha256)
-            .ok_or_else(|| OpenFault("password_sha256 is not 64 hexadecimal digits".into()))?;
+        let password = plan.password_sha256.as_deref().and_then(hex32);
+        let password =
+            password.ok_or_else(|| OpenFault("password_sha256 is not 64 hexadecimal digits".into()))?;
         let hosts = plan.routes.iter().map(|route| route.authority.host().clone());
         let hosts = hosts.chain(plan.quiet_hosts.iter().cloned());
         let ca = SessionCa::new(&plane.provider, hosts, plane.clock.now(), plan.expires_at)?;

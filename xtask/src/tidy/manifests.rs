@@ -16,6 +16,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("writ-identity", &["writ-core"]),
     ("writ-engine", &["writ-core"]),
     ("writ-api", &["writ-core", "writ-sys"]),
+    ("writ-run", &["writ-core", "writ-sys"]),
     (
         "writ-broker",
         &["writ-core", "writ-identity", "writ-attest", "writ-engine", "writ-api", "writ-audit", "writ-sys"],
@@ -33,6 +34,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "writ-audit",
             "writ-broker",
             "writ-proxy",
+            "writ-run",
             "writ-sys",
         ],
     ),

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
-use writ_core::{Authority, CredentialName, PathPattern, RoleName, Selector, SpiffeId, TargetName, Ttl};
+use writ_core::{
+    Authority, CredentialName, Egress, PathPattern, RoleName, Selector, SpiffeId, TargetName, Ttl,
+};
 
 use super::When;
 
@@ -30,17 +32,6 @@ pub struct Config {
     pub roles: Vec<Spanned<RoleEntry>>,
     #[serde(default, rename = "workload")]
     pub workloads: Vec<Spanned<WorkloadEntry>>,
-}
-
-/// What becomes of hosts that no target names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Egress {
-    /// They are refused.
-    #[default]
-    Listed,
-    /// They are tunnelled, without a credential. Not in this release.
-    Public,
 }
 
 /// `[seal]`: what the root key comes from.

@@ -21,8 +21,8 @@ pub(crate) use check::method;
 pub(crate) use fault::nearest;
 pub use fault::{ConfigFault, Problem};
 pub use file::{
-    Config, CredentialEntry, Egress, GrantEntry, InjectEntry, InjectKind, RoleEntry, RunEntry, SealEntry,
-    SealKind, TargetEntry, WorkloadEntry,
+    Config, CredentialEntry, GrantEntry, InjectEntry, InjectKind, RoleEntry, RunEntry, SealEntry, SealKind,
+    TargetEntry, WorkloadEntry,
 };
 pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,

@@ -10,11 +10,11 @@ use std::{
 use serde_json::json;
 use toml::Spanned;
 use writ_core::{
-    Authority, CredentialName, Grant, Injection, PRESETS, RoleName, Shape, TargetName, Ttl, preset,
+    Authority, CredentialName, Egress, Grant, Injection, PRESETS, RoleName, Shape, TargetName, Ttl, preset,
 };
 
 use super::{
-    Config, ConfigFault, CredentialEntry, Egress, GrantEntry, Resolved, ResolvedCredential, ResolvedGrant,
+    Config, ConfigFault, CredentialEntry, GrantEntry, Resolved, ResolvedCredential, ResolvedGrant,
     ResolvedRole, ResolvedTarget, RoleEntry, Run, SealEntry, SealKind, TargetEntry, WorkloadEntry,
     check::{self, Wrong},
     load, nearest,

@@ -9,10 +9,11 @@ use std::{
 use ipnet::IpNet;
 use serde_json::Value;
 use writ_core::{
-    Authority, CredentialName, Grant, Host, Injection, Preset, RoleName, RoutePlan, Shape, TargetName, Ttl,
+    Authority, CredentialName, Egress, Grant, Host, Injection, Preset, RoleName, RoutePlan, Shape,
+    TargetName, Ttl,
 };
 
-use super::{Egress, SealEntry, When};
+use super::{SealEntry, When};
 use crate::registration::Registration;
 
 /// The person's configuration, checked.
@@ -158,6 +159,7 @@ impl ResolvedTarget {
             target: self.name.clone(),
             authority: self.authority.clone(),
             credential: self.credential.clone(),
+            tunnel: false,
             injections: self.injections.clone(),
             dial: self.dial.clone(),
             tls_ca: self.tls_ca.clone(),

@@ -4,6 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use expect_test::{Expect, expect};
 
+use writ_core::Egress;
+
 use super::*;
 
 /// The file of the documentation, in full.

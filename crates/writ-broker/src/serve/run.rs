@@ -29,7 +29,7 @@ use writ_api::{
     frame::{self, FrameFault, PREFIX},
     run::{FromBroker, FromLauncher, Open},
 };
-use writ_core::{Refusal, RefusalKind};
+use writ_core::{DOORS_MAX, Door, Refusal, RefusalKind};
 use writ_sys::{PeerCredentials, receive_with_fds};
 
 use crate::{
@@ -60,12 +60,12 @@ async fn attach(
     let stream = stream.into_std()?;
     let process = writ_sys::peer_pidfd(&stream)?;
     let late = || FrameFault::Io(io::ErrorKind::TimedOut.into());
-    let (mut stream, first, listener) = timeout(OPEN_MAX, first(stream)).await.map_err(|_| late())??;
-    let opened = match judge(first, listener) {
-        Ok((ask, listener)) => {
+    let (mut stream, first, descriptors) = timeout(OPEN_MAX, first(stream)).await.map_err(|_| late())??;
+    let opened = match judge(first, descriptors) {
+        Ok((ask, doors)) => {
             let pid = i32::try_from(peer.pid).unwrap_or_default();
             let peer = Peer { uid: peer.uid, gid: peer.gid, pid, process };
-            sessions::open(broker, &peer, &ask, listener).await.map(|opened| (opened, peer.process))
+            sessions::open(broker, &peer, &ask, doors).await.map(|opened| (opened, peer.process))
         }
         Err(refusal) => Err(refusal),
     };
@@ -107,7 +107,7 @@ async fn converse(broker: &Broker, stream: UnixStream, process: OwnedFd, mut att
 async fn listen(mut reader: OwnedReadHalf) -> End {
     match frame::receive::<FromLauncher>(&mut reader).await {
         Ok(FromLauncher::Closed { status }) => End::Closed(status),
-        Ok(FromLauncher::Open(_)) | Err(_) => End::LauncherGone,
+        Ok(FromLauncher::Open(_) | FromLauncher::Doors { .. }) | Err(_) => End::LauncherGone,
     }
 }
 
@@ -160,7 +160,7 @@ async fn first(stream: StdStream) -> Result<(UnixStream, FromLauncher, Vec<Owned
     let mut stream = UnixStream::from_std(stream)?;
     let mut prefix = [0; PREFIX];
     let (taken, descriptors) =
-        stream.async_io(Interest::READABLE, || receive_with_fds(&raw, &mut prefix, 1)).await?;
+        stream.async_io(Interest::READABLE, || receive_with_fds(&raw, &mut prefix, DOORS_MAX)).await?;
     if taken == 0 {
         return Err(FrameFault::Closed);
     }
@@ -172,7 +172,7 @@ async fn first(stream: StdStream) -> Result<(UnixStream, FromLauncher, Vec<Owned
 }
 
 /// Whether the first message is one that opens a session.
-fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, OwnedFd), Refusal> {
+fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, Vec<(Door, OwnedFd)>), Refusal> {
     let invalid =
         |why: &str| Refusal::new(RefusalKind::Invalid, why, "use the `writ` that belongs to this daemon");
     let FromLauncher::Open(ask) = first else { return Err(invalid("the first message must open a session")) };
@@ -181,12 +181,14 @@ fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, OwnedF
             format!("this daemon speaks version {VERSION} of the wire, the caller version {}", ask.version);
         return Err(Refusal::new(RefusalKind::Invalid, why, "run `writ stop`, then try again"));
     }
-    let mut descriptors = descriptors.into_iter();
-    match (descriptors.next(), descriptors.next()) {
-        (Some(listener), None) if is_loopback_listener(&listener) => Ok((ask, listener)),
-        (Some(_), None) => Err(invalid("the descriptor is not a listening TCP socket on loopback")),
-        _ => Err(invalid("exactly one descriptor must come with the first message")),
+    if ask.doors != [Door::Proxy] || descriptors.len() != ask.doors.len() {
+        return Err(invalid("exactly one door must come with the first message"));
     }
+    if !descriptors.iter().all(is_loopback_listener) {
+        return Err(invalid("the descriptor is not a listening TCP socket on loopback"));
+    }
+    let doors = ask.doors.iter().cloned().zip(descriptors).collect();
+    Ok((ask, doors))
 }
 
 /// Whether it listens, by TCP, on a loopback address, by the kernel's word.

@@ -17,8 +17,8 @@ use tokio::{
 use writ_api::run::{Open, Opened, Variable};
 use writ_audit::{Attempt, Kind, Outcome};
 use writ_core::{
-    Attestation, Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind, RoutePlan,
-    SessionId, SessionPlan, SessionReady, UnixEvidence,
+    Attestation, Door, Evidence, Level, PRESETS, PlaceholderEntry, Principal, Refusal, RefusalKind,
+    RoutePlan, SessionId, SessionPlan, SessionReady, UnixEvidence,
 };
 
 use super::{Attached, End, Facts, LINES_MAX, SESSIONS_MAX, Session, end, prompt};
@@ -54,7 +54,7 @@ struct Prepared {
     deadline: Deadline,
 }
 
-/// Opens a session for `peer`, who listens on `listener`.
+/// Opens a session for `peer`, which is reached through `doors`.
 ///
 /// # Errors
 /// A refusal, whose reason is recorded.
@@ -62,7 +62,7 @@ pub(crate) async fn open(
     broker: &Broker,
     peer: &Peer,
     ask: &Open,
-    listener: OwnedFd,
+    doors: Vec<(Door, OwnedFd)>,
 ) -> Result<(Opened, Attached), Refusal> {
     let door = broker.unlocked()?;
     let prepared = prepare(broker, peer, ask).await;
@@ -76,7 +76,7 @@ pub(crate) async fn open(
         .await
         .map_err(|full| fault::log(&full))?;
     let opened = match prepared {
-        Ok(prepared) => establish(broker, door, ask, prepared, facts, listener).await,
+        Ok(prepared) => establish(broker, door, ask, prepared, facts, doors).await,
         Err(refusal) => Err(refusal),
     };
     match &opened {
@@ -98,7 +98,9 @@ async fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, R
             "end one: `writ session list`",
         ));
     }
-    if ask.password_sha256.len() != SHA256_HEX || !ask.password_sha256.bytes().all(|b| b.is_ascii_hexdigit())
+    let hashed = ask.password_sha256.as_deref();
+    if hashed
+        .is_none_or(|hashed| hashed.len() != SHA256_HEX || !hashed.bytes().all(|b| b.is_ascii_hexdigit()))
     {
         return Err(Refusal::new(
             RefusalKind::Invalid,
@@ -167,14 +169,14 @@ async fn establish(
     ask: &Open,
     prepared: Prepared,
     facts: Arc<Facts>,
-    listener: OwnedFd,
+    doors: Vec<(Door, OwnedFd)>,
 ) -> Result<(Opened, Attached), Refusal> {
     let Prepared { rules, record, deadline } = prepared;
     let session = record.session;
-    let plan = plan(door, &rules, &record, &ask.password_sha256);
+    let plan = plan(door, &rules, &record, ask.password_sha256.as_deref());
     let routes = plan.routes.clone();
     broker.store.apply(vec![Change::OpenSession(record.clone())]).await.map_err(fault::store)?;
-    let ready = match serve(broker, plan, listener).await {
+    let ready = match serve(broker, plan, doors).await {
         Ok(ready) => ready,
         Err(refusal) => {
             let change = Change::EndSession {
@@ -191,7 +193,7 @@ async fn establish(
     let (lines, receiver) = mpsc::channel(LINES_MAX);
     let over = watch::Sender::new(None);
     let attached = Attached { session, lines: receiver, over: over.subscribe() };
-    let opened = opened(door, ask, &rules, &record, &routes, ready.ca_pem);
+    let opened = opened(door, ask, &rules, &record, &routes, ready.clone());
     let alive = Session {
         principal: Principal { workload: record.workload, session, role: record.role },
         level: record.level,
@@ -212,12 +214,16 @@ async fn establish(
     Ok((opened, attached))
 }
 
-async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<SessionReady, Refusal> {
+async fn serve(
+    broker: &Broker,
+    plan: SessionPlan,
+    doors: Vec<(Door, OwnedFd)>,
+) -> Result<SessionReady, Refusal> {
     let unserved = |why: String| Refusal::new(RefusalKind::BrokerUnavailable, why, "try again");
     let served = timeout(SERVE_MAX, async {
         match broker.data_plane().await {
             Some(data_plane) => {
-                data_plane.open(plan, listener).await.map_err(|fault| unserved(fault.to_string()))
+                data_plane.open(plan, doors).await.map_err(|fault| unserved(fault.to_string()))
             }
             None => Err(fault::stopping()),
         }
@@ -225,7 +231,12 @@ async fn serve(broker: &Broker, plan: SessionPlan, listener: OwnedFd) -> Result<
     served.await.unwrap_or_else(|_| Err(unserved("the proxy did not serve the session in time".to_owned())))
 }
 
-fn plan(door: &Unlocked, rules: &Rules, record: &SessionRecord, password_sha256: &str) -> SessionPlan {
+fn plan(
+    door: &Unlocked,
+    rules: &Rules,
+    record: &SessionRecord,
+    password_sha256: Option<&str>,
+) -> SessionPlan {
     let placeholder = |credential: &ResolvedCredential| PlaceholderEntry {
         credential: credential.name.clone(),
         placeholder: door.vault.placeholder(&credential.name, &credential.shape),
@@ -237,7 +248,9 @@ fn plan(door: &Unlocked, rules: &Rules, record: &SessionRecord, password_sha256:
         requester: record.requester.clone(),
         level: record.level,
         expires_at: record.expires_at,
-        password_sha256: password_sha256.to_ascii_lowercase(),
+        password_sha256: password_sha256.map(str::to_ascii_lowercase),
+        egress: rules.resolved.egress,
+        local: Vec::new(),
         routes: rules.resolved.targets_of(&record.role).iter().map(|target| target.route()).collect(),
         placeholders: rules.resolved.credentials().map(placeholder).collect(),
         quiet_hosts: rules.resolved.quiet_hosts_of(&record.role),
@@ -250,7 +263,7 @@ fn opened(
     rules: &Rules,
     record: &SessionRecord,
     routes: &[RoutePlan],
-    ca_pem: String,
+    ready: SessionReady,
 ) -> Opened {
     let mut variables: Vec<Variable> = Vec::new();
     for credential in rules.resolved.credentials_of(&record.role) {
@@ -275,10 +288,14 @@ fn opened(
         workload: record.workload.clone(),
         role: record.role.clone(),
         expires_at: record.expires_at,
-        ca_pem,
+        ca_pem: ready.ca_pem,
         variables,
         withhold,
         hosts: routes.iter().map(|route| route.authority.to_string()).collect(),
+        named: ready.named,
+        local: Vec::new(),
+        caches: rules.resolved.run.caches.clone(),
+        presets: Vec::new(),
     }
 }
 

@@ -18,8 +18,8 @@ use writ_api::{
 };
 use writ_audit::{Event, Events, Kind, Verdict};
 use writ_core::{
-    AcquireAsk, BoxFuture, Clock, CredentialName, DataPlane, Engine, Granted, LeaseId, Level, OpenFault,
-    Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
+    AcquireAsk, BoxFuture, Clock, CredentialName, DataPlane, Door, Engine, Granted, LeaseId, Level,
+    OpenFault, Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
 };
 
 use crate::{
@@ -69,14 +69,26 @@ pub struct Plane {
 }
 
 impl DataPlane for Plane {
-    fn open(&self, plan: SessionPlan, _: OwnedFd) -> BoxFuture<'_, Result<SessionReady, OpenFault>> {
+    fn open(
+        &self,
+        plan: SessionPlan,
+        _: Vec<(Door, OwnedFd)>,
+    ) -> BoxFuture<'_, Result<SessionReady, OpenFault>> {
         Box::pin(async move {
             if self.fails.load(Ordering::SeqCst) {
                 return Err(OpenFault("no".into()));
             }
             self.plans.lock().unwrap().push(plan);
-            Ok(SessionReady { ca_pem: "PEM".into(), recipient: self.recipient.key().clone() })
+            Ok(SessionReady {
+                ca_pem: "PEM".into(),
+                recipient: self.recipient.key().clone(),
+                named: Vec::new(),
+            })
         })
+    }
+
+    fn extend(&self, _: SessionId, _: Vec<(Door, OwnedFd)>) -> BoxFuture<'_, Result<(), OpenFault>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -275,7 +287,7 @@ impl Life {
 
     pub async fn open_as(&self, ask: &Open) -> Result<(Opened, Attached), Refusal> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        sessions::open(&self.broker, &myself(), ask, listener.into()).await
+        sessions::open(&self.broker, &myself(), ask, vec![(Door::Proxy, listener.into())]).await
     }
 
     pub async fn acquire(&self, session: SessionId, target: &str) -> Result<Granted, Refusal> {
@@ -303,7 +315,9 @@ pub fn ask_open() -> Open {
         program: std::fs::canonicalize("/proc/self/exe").unwrap(),
         script: None,
         level: Level::Advisory,
-        password_sha256: "ab".repeat(32),
+        doors: vec![Door::Proxy],
+        password_sha256: Some("ab".repeat(32)),
+        resumed_from: None,
         variables: vec!["PATH".into(), "C_KEY".into(), "OPENAI_API_KEY".into()],
         by_hand: false,
     }

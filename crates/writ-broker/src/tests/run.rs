@@ -11,7 +11,7 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher, Open, Opened},
 };
-use writ_core::{Level, RefusalKind, SessionId};
+use writ_core::{DOORS_MAX, Level, RefusalKind, SessionId};
 
 use super::harness::{Home, KEY, Life, ask_open, until};
 
@@ -130,7 +130,7 @@ async fn what_is_no_opening_is_refused() {
         assert_eq!(refusal.kind, RefusalKind::Invalid);
     }
     // More descriptors than agreed: all are closed, and so is the connection.
-    let mut launcher = Launcher::send(&life, &home, &open, 3);
+    let mut launcher = Launcher::send(&life, &home, &open, DOORS_MAX + 1);
     assert!(frame::receive::<FromBroker>(&mut launcher.0).await.is_err());
     assert_eq!(life.broker.sessions.count(), 0);
 }
@@ -145,7 +145,7 @@ async fn roles_and_walls() {
     assert_eq!(refused(role("ops")).await, Some(RefusalKind::Denied), "--role never widens");
     let program = std::path::PathBuf::from("/no/such/program");
     assert_eq!(refused(Open { program, ..ask_open() }).await, Some(RefusalKind::UnknownWorkload));
-    let password_sha256 = "short".to_owned();
+    let password_sha256 = Some("short".to_owned());
     assert_eq!(refused(Open { password_sha256, ..ask_open() }).await, Some(RefusalKind::Invalid));
     home.write(&home.text("key-file").replace("accept_below_confined = true", ""));
     assert_eq!(refused(ask_open()).await, Some(RefusalKind::Denied), "a key file below confined");
@@ -200,7 +200,13 @@ async fn a_number_that_means_another_process_by_now_is_refused() {
     child.wait().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = crate::sessions::Peer { process, ..super::harness::myself() };
-    let opened = crate::sessions::open(&life.broker, &peer, &ask_open(), listener.into()).await;
+    let opened = crate::sessions::open(
+        &life.broker,
+        &peer,
+        &ask_open(),
+        vec![(writ_core::Door::Proxy, listener.into())],
+    )
+    .await;
     assert_eq!(opened.err().unwrap().kind, RefusalKind::Invalid);
 }
 

@@ -83,6 +83,10 @@ mod tests {
             }],
             withhold: vec!["GITHUB_TOKEN".into()],
             hosts: Vec::new(),
+            named: Vec::new(),
+            local: Vec::new(),
+            caches: Vec::new(),
+            presets: Vec::new(),
         };
         let bundle = Bundle { combined: "/run/ca.pem".into(), own: "/run/own.pem".into() };
         let inherited = [

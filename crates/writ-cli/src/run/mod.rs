@@ -27,7 +27,7 @@ use writ_api::{
     VERSION, frame,
     run::{FromBroker, FromLauncher, Open, Opened},
 };
-use writ_core::{Level, RoleName, Ttl};
+use writ_core::{Door, Level, RoleName, Ttl};
 
 use crate::{args, client, fault::Fault, output::Output, paths::Paths};
 pub use bundle::system_bundle;
@@ -102,7 +102,9 @@ impl Request {
             program: program.executable.clone(),
             script: program.script.clone(),
             level: LEVEL,
-            password_sha256: String::new(),
+            doors: vec![Door::Proxy],
+            password_sha256: None,
+            resumed_from: None,
             variables,
             by_hand,
         };
@@ -128,7 +130,7 @@ impl Session {
         let address = listener.local_addr().map_err(listening)?;
         let password = password()?;
         let mut open = request.open.clone();
-        open.password_sha256 = hex(digest::digest(&digest::SHA256, password.as_bytes()).as_ref());
+        open.password_sha256 = Some(hex(digest::digest(&digest::SHA256, password.as_bytes()).as_ref()));
         let mut stream = client::connect(paths, &paths.run_socket())?;
         send_open(&mut stream, open, listener.as_fd())?;
         drop(listener);

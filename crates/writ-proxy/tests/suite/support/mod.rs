@@ -18,8 +18,8 @@ use std::{
 use tempfile::TempDir;
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
-    Clock, DataPlane, Injection, Level, Place, PlaceholderEntry, RoutePlan, SessionId, SessionPlan, Shape,
-    Timestamp,
+    Clock, DataPlane, Door, Egress, Injection, Level, Place, PlaceholderEntry, RoutePlan, SessionId,
+    SessionPlan, Shape, Timestamp,
 };
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
@@ -88,6 +88,7 @@ pub fn route(name: &str, host: &str, upstream: &Upstream) -> RoutePlan {
         target: name.parse().unwrap(),
         authority: host.parse().unwrap(),
         credential: name.parse().unwrap(),
+        tunnel: false,
         injections: vec![
             injection(Place::Bearer),
             injection(Place::Header { name: "x-api-key".into() }),
@@ -119,7 +120,9 @@ impl World {
                 requester: "ada".into(),
                 level: Level::Advisory,
                 expires_at: clock.now().saturating_add("8h".parse().unwrap()),
-                password_sha256: PASSWORD_SHA256.into(),
+                password_sha256: Some(PASSWORD_SHA256.into()),
+                egress: Egress::Listed,
+                local: Vec::new(),
                 routes: vec![route("vendor", HOST, &upstream), route("other", OTHER, &upstream)],
                 placeholders: vec![placeholder("vendor"), placeholder("other"), placeholder("foreign")],
                 quiet_hosts: vec![QUIET.parse().unwrap()],
@@ -144,7 +147,7 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let ready = proxy.open(setup.plan, listener.into()).await.unwrap();
+        let ready = proxy.open(setup.plan, vec![(Door::Proxy, listener.into())]).await.unwrap();
         broker.recipient(ready.recipient);
         Self { proxy, broker, clock, upstream, session, address, ca_pem: ready.ca_pem, stream, log }
     }

@@ -1,0 +1,101 @@
+//! The steps of a launch, and what it means when one fails: the reason why a machine cannot confine, for `run` and `doctor`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One step of the stages, in the order in which they are taken. Its name is what `doctor` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    Spawn,
+    Unshare,
+    IdMap,
+    Loopback,
+    Route,
+    Door,
+    Cgroup,
+    Propagation,
+    Tree,
+    Home,
+    WorkTree,
+    Etc,
+    Init,
+    Proc,
+    Pivot,
+    SecondNamespace,
+    Capabilities,
+    Landlock,
+    Seccomp,
+    Terminal,
+    /// The program itself: not found, or not executable.
+    Execute,
+    /// A stage broke off or said something else than agreed.
+    Protocol,
+}
+
+/// A step that failed, as the stage reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct StepFault {
+    pub step: Step,
+    /// As the system numbers it; 0 where the system said nothing.
+    pub errno: i32,
+    /// What it was about, such as a path. Never a secret.
+    pub what: String,
+}
+
+impl StepFault {
+    pub fn new(step: Step, what: impl Into<String>, errno: i32) -> Self {
+        Self { step, errno, what: what.into() }
+    }
+
+    /// For `map_err` of system calls.
+    pub fn at<E: Into<std::io::Error>>(step: Step, what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(step, what, error.into().raw_os_error().unwrap_or_default())
+    }
+}
+
+impl Step {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Spawn => "spawn",
+            Self::Unshare => "unshare",
+            Self::IdMap => "id-map",
+            Self::Loopback => "loopback",
+            Self::Route => "route",
+            Self::Door => "door",
+            Self::Cgroup => "cgroup",
+            Self::Propagation => "propagation",
+            Self::Tree => "tree",
+            Self::Home => "home",
+            Self::WorkTree => "work-tree",
+            Self::Etc => "etc",
+            Self::Init => "init",
+            Self::Proc => "proc",
+            Self::Pivot => "pivot",
+            Self::SecondNamespace => "second-namespace",
+            Self::Capabilities => "capabilities",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Terminal => "terminal",
+            Self::Execute => "execute",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for StepFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.what)?;
+        match self.errno {
+            0 => Ok(()),
+            errno => write!(f, ": {}", std::io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
