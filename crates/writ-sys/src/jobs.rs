@@ -90,6 +90,17 @@ pub fn signal_group(group: i32, signal: i32) -> io::Result<()> {
     send(-group, signal)
 }
 
+/// Sends `signal` to one process (`kill(2)`): a child of ours that was not waited for, so that its number is its own.
+///
+/// # Errors
+/// `InvalidInput` for a number under 1, which would mean a group; `ESRCH` if there is no such process.
+pub fn signal_process(pid: i32, signal: i32) -> io::Result<()> {
+    if pid < 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    send(pid, signal)
+}
+
 /// Sends `signal` to every process of our own group, ourselves included.
 ///
 /// # Errors
@@ -98,21 +109,37 @@ pub fn signal_own_group(signal: i32) -> io::Result<()> {
     send(0, signal)
 }
 
-/// Stops this process by `signal`, and with `group` our whole process group as the terminal would. It returns
-/// when we were continued, and at once where the signal does not stop us: it is ignored, or the group is orphaned, so that
-/// nobody would ever continue it (POSIX.1-2024, 2.4.3).
+/// Stops this process by `signal`, and with `group` our whole process group as the terminal would. It returns when we were
+/// continued, and at once where the signal does not stop us: it is ignored, or the group is orphaned, so that nobody
+/// would ever continue it (POSIX.1-2024, 2.4.3). The answer is whether a `SIGCONT` came, which is taken then; it can only be
+/// told where `SIGCONT` is blocked.
 ///
 /// A signal that is blocked, as those of a [`SignalQueue`](crate::SignalQueue) are, is let through for this moment.
 ///
 /// # Errors
 /// `EINVAL` for a number that is no signal.
-pub fn stop_by(signal: i32, group: bool) -> io::Result<()> {
+pub fn stop_by(signal: i32, group: bool) -> io::Result<bool> {
     // SAFETY: the call has no arguments and cannot fail.
     let target = if group { 0 } else { unsafe { libc::getpid() } };
     send(target, signal)?;
     // The signal strikes in here.
     let before = change_mask(libc::SIG_UNBLOCK, signal)?;
-    restore_mask(&before)
+    restore_mask(&before)?;
+    take_pending(libc::SIGCONT)
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn take_pending(signal: i32) -> io::Result<bool> {
+    let set = set_of(signal)?;
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: set and time are initialized, and details of the signal are not asked for.
+    Ok(unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } == signal)
+}
+
+/// Elsewhere there is no such call, and the signal stays in the queue.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn take_pending(_: i32) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Gives `signal` its default disposition in this process.
@@ -151,19 +178,25 @@ fn set_foreground(terminal: i32, group: i32) -> io::Result<()> {
 
 /// Blocks or unblocks one signal for this thread, and returns the mask before.
 fn change_mask(how: i32, signal: i32) -> io::Result<libc::sigset_t> {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    let set = set_of(signal)?;
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is writable memory, which this call initializes.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set was initialized above; a wrong number is an error and changes nothing.
-    if unsafe { libc::sigaddset(set.as_mut_ptr(), signal) } != 0 {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
     // SAFETY: the set is initialized, and there is memory for the old mask.
-    match unsafe { libc::pthread_sigmask(how, set.as_ptr(), before.as_mut_ptr()) } {
+    match unsafe { libc::pthread_sigmask(how, &raw const set, before.as_mut_ptr()) } {
         // SAFETY: it was zeroed, and then filled by the call above, which succeeded.
         0 => Ok(unsafe { before.assume_init() }),
         error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn set_of(signal: i32) -> io::Result<libc::sigset_t> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is writable memory, which this call initializes.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialized above; a wrong number is an error and changes nothing.
+    match unsafe { libc::sigaddset(set.as_mut_ptr(), signal) } {
+        // SAFETY: it was initialized above.
+        0 => Ok(unsafe { set.assume_init() }),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 
@@ -253,7 +286,7 @@ mod tests {
                 assert!(said.contains("went on 20"), "{said}");
             }
             Some("leader") => {
-                stop_by(libc::SIGTSTP, false).unwrap();
+                assert!(!stop_by(libc::SIGTSTP, false).unwrap(), "nobody could continue us");
                 for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGSTOP] {
                     let mut command = again(STOPS, &signal.to_string());
                     let mut child = own_group(command.stdout(Stdio::inherit()), false).spawn().unwrap();
@@ -266,8 +299,8 @@ mod tests {
             }
             Some(signal) => {
                 let signal: i32 = signal.parse().unwrap();
-                let queue = SignalQueue::of(&[libc::SIGTSTP, libc::SIGTTOU]).unwrap();
-                stop_by(signal, true).unwrap();
+                let queue = SignalQueue::of(&[libc::SIGTSTP, libc::SIGTTOU, libc::SIGCONT]).unwrap();
+                assert!(stop_by(signal, true).unwrap());
                 assert_eq!(queue.next().unwrap(), None, "it was taken, not left behind");
                 println!("went on {signal}");
             }
@@ -277,6 +310,7 @@ mod tests {
     #[test]
     fn only_a_group_can_be_meant() {
         for group in [-1, 0, 1] {
+            assert!(group == 1 || signal_process(group, 0).is_err());
             assert_eq!(signal_group(group, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
         assert_eq!(stop_by(4096, false).unwrap_err().raw_os_error(), Some(libc::EINVAL));

@@ -47,8 +47,8 @@ pub use filesystem::{
 };
 pub use harden::{Hardening, harden_process};
 pub use jobs::{
-    foreground_group, group_number, own_group, reset_signal, set_foreground_group, signal_group,
-    signal_own_group, stop_by, terminal_session,
+    own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
+    terminal_session,
 };
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};

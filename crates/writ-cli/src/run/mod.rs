@@ -14,12 +14,13 @@ mod program;
 mod supervise;
 
 use std::{
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
-    process::ExitCode,
+    process::{ExitCode, ExitStatus},
 };
 
 use aws_lc_rs::{digest, rand};
@@ -28,8 +29,14 @@ use writ_api::{
     run::{FromBroker, FromLauncher, Open, Opened},
 };
 use writ_core::{Door, Level, RoleName, Ttl};
+use writ_run::{Agent, Job, Plain, Publish, Published, Step, Terminal, TerminalFacts, publish::Relays};
 
-use crate::{args, client, fault::Fault, output::Output, paths::Paths};
+use crate::{
+    args, client,
+    fault::{EXIT_NOT_EXECUTABLE, EXIT_WRIT_FAILED, Fault},
+    output::Output,
+    paths::Paths,
+};
 pub use bundle::system_bundle;
 use program::Program;
 
@@ -49,9 +56,48 @@ pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, 
     warn(output, &session.opened);
     let bundle = bundle::write(paths, &session.opened)?;
     let variables = environment::plan(std::env::vars_os(), &session.opened, &session.proxy_url(), &bundle);
-    let status = supervise::run(&program, variables, &session.stream, output);
+    let status = supervise(&program, variables, session.stream, &args.publish, output);
     bundle.remove();
     Ok(supervise::pass_on(status?))
+}
+
+/// Starts the program as our own child, and waits for its end.
+fn supervise(
+    program: &Program,
+    environment: Vec<(OsString, OsString)>,
+    stream: UnixStream,
+    publish: &[Publish],
+    output: Output,
+) -> Result<ExitStatus, Fault> {
+    let failed = |error: std::io::Error| Fault::new(error.to_string(), "try again");
+    let facts = TerminalFacts::gather();
+    let terminal = Terminal::decide(&facts);
+    let job = Job::new(&facts, terminal).map_err(failed)?;
+    let signals = supervise::signals(terminal).map_err(failed)?;
+    let published = published(publish)?;
+    let plan = program.plan(environment, terminal);
+    let agent = Plain::start(Plain::command(&plan), terminal, &signals).map_err(|fault| {
+        Fault::new(fault.to_string(), "name a program").exit(if fault.step == Step::Execute {
+            EXIT_NOT_EXECUTABLE
+        } else {
+            EXIT_WRIT_FAILED
+        })
+    })?;
+    let on_daemon_gone = &mut || None;
+    let agent = Agent::Plain(agent);
+    supervise::Supervisor { agent, terminal, job, signals, stream, published, output, on_daemon_gone }.run()
+}
+
+/// Listens on the published ports. Where the program is on the host's own network, a port of the same number is there already.
+fn published(publish: &[Publish]) -> Result<Vec<Published>, Fault> {
+    let relays = Relays::default();
+    let needed = publish.iter().filter(|port| LEVEL == Level::Confined || port.host != port.inner);
+    let listen = |port: &Publish| {
+        Published::listen(*port, &relays).map_err(|error| {
+            Fault::new(format!("--publish {port}: {error}"), "publish another port of the host")
+        })
+    };
+    needed.map(listen).collect()
 }
 
 fn warn(output: Output, opened: &Opened) {
