@@ -11,64 +11,55 @@
 //! It holds no key and runs no asynchronous runtime. What stands around the program is made by `writ-run`; here is the conversation
 //! with the broker, and what is said to the person.
 
+mod advisory;
 mod bundle;
 mod environment;
+mod launch;
 mod program;
 mod session;
 mod supervise;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
-use writ_api::run::Opened;
-use writ_core::Level;
+use writ_run::{Publish, Published, publish::Relays};
 
 use crate::{args, fault::Fault, output::Output, paths::Paths};
 pub use bundle::system_bundle;
+use launch::{Launch, Started};
 use program::Program;
 pub use session::{PasswordDoor, Request, Session};
-
-/// What this release can do.
-const LEVEL: Level = Level::Advisory;
+use supervise::Supervisor;
 
 /// Runs a program in a session of its own, and ends as it ended.
 pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, Fault> {
-    if args.require.is_some_and(|required| required > LEVEL) {
-        return Err(Fault::new(
-            "this release runs programs at the level advisory only",
-            "leave --require out, or name advisory",
-        ));
-    }
     let program = Program::resolve(&args.program)?;
-    let door = PasswordDoor::anywhere()?;
-    let session = Request::for_program(&program, args).behind(paths, LEVEL, &door)?;
-    warn(output, &session.opened);
-    let bundle = bundle::write(paths, &session.opened)?;
-    let way = environment::Way {
-        proxy_url: &door.url(),
-        bundle: &bundle.combined,
-        own: &bundle.own,
-        confined: false,
-    };
-    let variables = environment::plan(std::env::vars_os(), &session.opened, &way);
-    let status = supervise::run(&program, variables, &session.stream, output);
-    bundle.remove();
-    Ok(supervise::pass_on(status?))
+    let launch = Launch::new(paths, output, args, &program)?;
+    let started = launch.start()?; // at the highest level that works here
+    let status = supervise(launch, started)?;
+    Ok(supervise::pass_on(status))
 }
 
-fn warn(output: Output, opened: &Opened) {
-    output.say(&format!(
-        "session {} as {} with role {} (advisory)",
-        opened.session, opened.workload, opened.role
-    ));
-    output.say("advisory: the program runs as you, unconfined. It could read writ's state and your files,");
-    output.say("and reach hosts around the proxy. Its environment holds placeholders only.");
-    for name in &opened.withhold {
-        output.say(&format!("{name} is withheld: writ has no credential for it (writ init takes it over)"));
-    }
-    for (name, _) in std::env::vars().filter(|(_, value)| writ_core::looks_like_key(value)) {
-        let replaced = opened.variables.iter().any(|variable| variable.name == name);
-        if !replaced && !opened.withhold.contains(&name) {
-            output.say(&format!("{name} is withheld: its value looks like a real key"));
-        }
-    }
+fn supervise(launch: Launch<'_>, started: Started) -> Result<ExitStatus, Fault> {
+    let published = published(&launch, &started)?;
+    let Started { agent, session, keep, .. } = started;
+    let Launch { terminal, job, signals, output, .. } = launch;
+    let on_daemon_gone = &mut || None;
+    let stream = session.stream;
+    let supervisor = Supervisor { agent, terminal, job, signals, stream, published, output, on_daemon_gone };
+    let status = supervisor.run();
+    keep.remove();
+    status
+}
+
+/// Listens on the published ports. Where the program is on the host's own network, a port of the same number is there already.
+fn published(launch: &Launch<'_>, started: &Started) -> Result<Vec<Published>, Fault> {
+    let relays = Relays::default();
+    let needed =
+        launch.args.publish.iter().filter(|port| started.has_own_network() || port.host != port.inner);
+    let listen = |port: &Publish| {
+        Published::listen(*port, &relays).map_err(|error| {
+            Fault::new(format!("--publish {port}: {error}"), "publish another port of the host")
+        })
+    };
+    needed.map(listen).collect()
 }
