@@ -15,9 +15,10 @@
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
 //! | [`terminal`] | a passphrase read from the terminal |
+//! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
 //!
-//! What is absent on purpose: namespaces and mounts (they come with confinement), anything asynchronous, and any
+//! What is absent on purpose: a sandbox (its order is in `writ-run`), anything asynchronous, and any
 //! policy: these functions report or do, and their callers decide.
 //!
 //! Linux is the system this is built for and tested on. On other Unix systems the crate is meant to compile with
@@ -29,6 +30,8 @@ pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
 pub mod harden;
+#[cfg(target_os = "linux")]
+pub mod namespaces;
 pub mod peer;
 pub mod pidfd;
 pub mod signals;
@@ -44,6 +47,8 @@ pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
 pub use harden::{Hardening, harden_process};
+#[cfg(target_os = "linux")]
+pub use namespaces::{mount_setattr, netns_cookie, unshare};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
 pub use signals::{SignalQueue, raise_to_signal_death};
