@@ -1,0 +1,5 @@
+use crate::Case;
+pub const CASES: &[Case] = &[];
+pub fn hold() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
