@@ -31,6 +31,9 @@ const STEP_MAX: Duration = Duration::from_secs(30);
 /// The longest that the kernel takes to kill what is inside.
 const DEATH_MAX: Duration = Duration::from_secs(5);
 
+/// Sockets that listen inside, and what each is for.
+pub type Doors = Vec<(Door, OwnedFd)>;
+
 /// Namespaces, a network and the doors, and nobody inside yet.
 #[derive(Debug)]
 pub struct Prepared {
@@ -42,7 +45,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The step that failed: this machine does not confine.
-    pub fn new(plan: &NetworkPlan) -> Result<(Self, Vec<(Door, OwnedFd)>, Captured), StepFault> {
+    pub fn new(plan: &NetworkPlan) -> Result<(Self, Doors, Captured), StepFault> {
         let (channel, theirs) = Channel::pair().map_err(StepFault::at(Step::Spawn, "a socket"))?;
         channel.set_patience(Some(STEP_MAX)).map_err(StepFault::at(Step::Spawn, "a socket"))?;
         let mut command = Stage::Outer.command(vec![theirs]);
@@ -59,7 +62,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The step [`Step::Door`] with the address at which it failed. The launch is over then.
-    pub fn bind(&mut self, doors: &[(Door, SocketAddr)]) -> Result<Vec<(Door, OwnedFd)>, StepFault> {
+    pub fn bind(&mut self, doors: &[(Door, SocketAddr)]) -> Result<Doors, StepFault> {
         Ok(self.doors(&Order::Bind { doors: doors.to_vec() })?.0)
     }
 
@@ -84,7 +87,7 @@ impl Prepared {
         running.until_started()
     }
 
-    fn doors(&mut self, order: &Order) -> Result<(Vec<(Door, OwnedFd)>, Captured), StepFault> {
+    fn doors(&mut self, order: &Order) -> Result<(Doors, Captured), StepFault> {
         match self.stage.ask(order, &[])? {
             (Reply::Doors { doors, captured }, sockets) if doors.len() == sockets.len() => {
                 Ok((doors.into_iter().zip(sockets).collect(), captured))
@@ -150,6 +153,7 @@ impl Running {
     ///
     /// # Errors
     /// When what comes is not a message of ours: the run should be killed.
+    #[expect(clippy::should_implement_trait, reason = "no iterator: nothing now is not the end")]
     pub fn next(&mut self) -> io::Result<Option<Event>> {
         if self.state == State::Starting {
             self.state = State::Started;

@@ -26,7 +26,7 @@ pub mod view;
 
 pub use agent::Event;
 pub use bytes::{Bytes, RawPath};
-pub use launch::{Prepared, Running, probe};
+pub use launch::{Doors, Prepared, Running, probe};
 pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
 pub use stage::stage;
 pub use step::{Step, StepFault};

@@ -15,7 +15,7 @@
 
 mod capabilities;
 mod cgroup;
-mod filter;
+pub(crate) mod filter;
 mod init;
 mod inner;
 mod network;
@@ -27,8 +27,10 @@ pub(crate) mod channel;
 use std::{
     ffi::OsString,
     fs::File,
-    os::fd::{AsRawFd, OwnedFd},
-    os::unix::fs::FileExt,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::FileExt, process::CommandExt},
+    },
     process::{Command, ExitCode},
 };
 
@@ -96,9 +98,9 @@ impl Stage {
 
     /// A command that runs this stage with `descriptors`, in this order, and with no variable of ours.
     pub(crate) fn command(self, descriptors: Vec<OwnedFd>) -> Command {
-        let (program, [_, argument, name]) = self.program();
+        let (program, [typed, argument, name]) = self.program();
         let mut command = Command::new(program);
-        command.args([argument, name]).env_clear();
+        command.arg0(typed).args([argument, name]).env_clear();
         command.args(descriptors.iter().map(|descriptor| descriptor.as_raw_fd().to_string()));
         writ_sys::inherit_only(&mut command, descriptors);
         command

@@ -9,6 +9,14 @@
 //! The accounts are the caller's and, where that is root, `nobody` as well (setpriv, of util-linux). Nothing is ever skipped:
 //! a machine without namespaces fails.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "clippy does not see that a program with a harness of its own is a test"
+)]
+
 mod agent;
 mod cases;
 mod death;
