@@ -267,17 +267,22 @@ impl Swap<'_> {
 
     /// Words, of which the one after `password` or `account` is secret. A macro may hold anything: then there is no copy.
     fn netrc(&self, text: &str) -> Option<String> {
-        let mut secret = false;
+        // The keyword whose value comes next.
+        let mut keyword = None;
         let mut out = String::new();
         for line in text.lines() {
             for word in line.split_whitespace() {
-                if word == "macdef" {
-                    return None;
-                }
                 let space = if out.is_empty() || out.ends_with('\n') { "" } else { " " };
                 out.push_str(space);
-                out.push_str(if secret { self.swap(word) } else { word });
-                secret = !secret && (word == "password" || word == "account");
+                match keyword.take() {
+                    Some("password" | "account") => out.push_str(self.swap(word)),
+                    Some(_) => out.push_str(word),
+                    None if word == "macdef" => return None,
+                    None => {
+                        keyword = Some(word).filter(|word| *word != "default");
+                        out.push_str(word);
+                    }
+                }
             }
             out.push('\n');
         }
