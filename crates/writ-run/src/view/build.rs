@@ -39,7 +39,8 @@ impl View {
         let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let host = root.map_err(StepFault::at(Step::Propagation, "/"))?;
         // A mount that the host makes later must not appear inside.
-        writ_sys::mount_setattr(&host, true, 0, 0, MS_PRIVATE).map_err(StepFault::at(Step::Propagation, "/"))?;
+        writ_sys::mount_setattr(&host, true, 0, 0, MS_PRIVATE)
+            .map_err(StepFault::at(Step::Propagation, "/"))?;
         let base = mounts::memory(0o755).map_err(StepFault::at(Step::Tree, "memory"))?;
         mounts::put(base.as_fd(), host.as_fd()).map_err(StepFault::at(Step::Tree, "/"))?;
         let mut builder = Builder::new(host, base)?;
@@ -82,7 +83,9 @@ impl Builder {
             Content::Tree => self.bind(at, at, Access::ReadOnly, step),
             Content::Ground => self.bind(at, at, Access::Writable, step),
             Content::Device { from } => self.bind(from, at, Access::Device, step),
-            Content::Fresh { mode } => mounts::memory(*mode).and_then(|new| self.mount(&new, at)).map_err(fault()),
+            Content::Fresh { mode } => {
+                mounts::memory(*mode).and_then(|new| self.mount(&new, at)).map_err(fault())
+            }
             Content::Terminals => mounts::terminals().and_then(|new| self.mount(&new, at)).map_err(fault()),
             Content::Home(home) => self.home(at, home),
             Content::Etc(etc) => self.etc(at, etc),
@@ -105,7 +108,8 @@ impl Builder {
         let fault = || StepFault::at::<Errno>(step, at.display().to_string());
         let source = mounts::open_beneath(self.host.as_fd(), from, mounts::LOOK).map_err(fault())?;
         let directory = is_directory(&source).map_err(fault())?;
-        let tree = mounts::copy(source.as_fd(), access).map_err(StepFault::at(step, from.display().to_string()))?;
+        let tree =
+            mounts::copy(source.as_fd(), access).map_err(StepFault::at(step, from.display().to_string()))?;
         let target = self.target(at, directory, 0o755).map_err(fault())?;
         mounts::put(tree.as_fd(), target.as_fd()).map_err(fault())?;
         self.foreign.push(at.to_owned());
@@ -176,7 +180,8 @@ impl Builder {
 
     fn home(&mut self, at: &Path, home: &Home) -> Result<(), StepFault> {
         let fault = || StepFault::at::<Errno>(Step::Home, at.display().to_string());
-        let lower = mounts::open_beneath(self.host.as_fd(), at, OFlags::PATH | OFlags::DIRECTORY).map_err(fault())?;
+        let lower =
+            mounts::open_beneath(self.host.as_fd(), at, OFlags::PATH | OFlags::DIRECTORY).map_err(fault())?;
         let target = self.target(at, true, 0o755).map_err(fault())?;
         let kept = match &home.layer {
             Some(path) => layer::kept(self.host.as_fd(), path)?,
@@ -201,8 +206,8 @@ impl Builder {
 
     fn etc(&mut self, at: &Path, etc: &Etc) -> Result<(), StepFault> {
         let fault = |what: &Path| StepFault::at::<Errno>(Step::Etc, what.display().to_string());
-        let lower =
-            mounts::open_beneath(self.host.as_fd(), at, OFlags::PATH | OFlags::DIRECTORY).map_err(fault(at))?;
+        let lower = mounts::open_beneath(self.host.as_fd(), at, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(fault(at))?;
         let target = self.target(at, true, 0o755).map_err(fault(at))?;
         let layer = layer::within(target.as_fd()).map_err(fault(at))?;
         let mode = Mode::from_raw_mode(0o755);
@@ -220,7 +225,8 @@ impl Builder {
             }
             layer::write(parent.as_fd(), &name, &content, 0o644).map_err(fault(path))?;
         }
-        let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).map_err(fault(at))?;
+        let mounted =
+            mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).map_err(fault(at))?;
         mounts::put(mounted.as_fd(), target.as_fd()).map_err(fault(at))?;
         mounts::read_only(mounted.as_fd()).map_err(StepFault::at(Step::Etc, "/etc"))?;
         self.foreign.push(at.to_owned());

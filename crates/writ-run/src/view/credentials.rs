@@ -151,11 +151,42 @@ const KEY_MARK: &[u8] = b"PRIVATE KEY";
 
 /// Names of values that are secret: the last word of a key such as `//registry.npmjs.org/:_authToken`.
 const SECRET_KEYS: [&str; 36] = [
-    "_authtoken", "_auth", "_password", "password", "passwd", "token", "auth", "identitytoken", "registrytoken",
-    "aws_access_key_id", "aws_secret_access_key", "aws_session_token", "oauth_token", "access_token", "refresh_token",
-    "id_token", "accesstoken", "refreshtoken", "client-key-data", "client_secret", "secret", "secret_key", "access_key",
-    "api_key", "apikey", "primaryapikey", "key", "npmauthtoken", "npmauthident", "private_key", "access-token",
-    "id-token", "refresh-token", "gs_secret_access_key", "api_token", "authorization",
+    "_authtoken",
+    "_auth",
+    "_password",
+    "password",
+    "passwd",
+    "token",
+    "auth",
+    "identitytoken",
+    "registrytoken",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "oauth_token",
+    "access_token",
+    "refresh_token",
+    "id_token",
+    "accesstoken",
+    "refreshtoken",
+    "client-key-data",
+    "client_secret",
+    "secret",
+    "secret_key",
+    "access_key",
+    "api_key",
+    "apikey",
+    "primaryapikey",
+    "key",
+    "npmauthtoken",
+    "npmauthident",
+    "private_key",
+    "access-token",
+    "id-token",
+    "refresh-token",
+    "gs_secret_access_key",
+    "api_token",
+    "authorization",
 ];
 /// As parts of longer names, such as `mavenPassword` or `rubygems_api_key`.
 const SECRET_PARTS: [&str; 6] = ["password", "secret", "token", "api_key", "apikey", "api-key"];
@@ -226,7 +257,9 @@ impl Swap<'_> {
                 out.push('\n');
                 continue;
             };
-            if value.trim_start().starts_with(['{', '[', '&', '*', '!']) && !["{}", "[]"].contains(&value.trim()) {
+            if value.trim_start().starts_with(['{', '[', '&', '*', '!'])
+                && !["{}", "[]"].contains(&value.trim())
+            {
                 return None;
             }
             let secret = is_secret(key) && !key.trim_start().starts_with('#');
@@ -363,7 +396,9 @@ mod tests {
     fn every_form_keeps_the_rest_and_loses_the_secret() {
         check(
             Form::Netrc,
-            &format!("machine github.com\n login ada password {SECRET}\nmachine x login password password SECRET\n"),
+            &format!(
+                "machine github.com\n login ada password {SECRET}\nmachine x login password password SECRET\n"
+            ),
             expect![[r#"
                 machine github.com
                 login ada password ghp_writ_2

@@ -29,7 +29,8 @@ mod tests {
 
     #[test]
     fn only_the_hosts_line_changes() {
-        let host = "passwd: files sss\n  hosts: files mdns4_minimal [NOTFOUND=return] resolve\nnetworks: files\n";
+        let host =
+            "passwd: files sss\n  hosts: files mdns4_minimal [NOTFOUND=return] resolve\nnetworks: files\n";
         assert_eq!(nsswitch(host), "passwd: files sss\nnetworks: files\nhosts: files dns\n");
         assert_eq!(nsswitch(""), "hosts: files dns\n");
     }

@@ -108,8 +108,7 @@ impl Facts {
         let (caches, caches_absent) =
             wishes.caches.iter().map(|cache| &cache.0).partition::<Vec<_>, _>(|cache| cache.is_dir());
         let caches = all_canonical(caches.into_iter());
-        let places: Vec<PathBuf> =
-            work.root.iter().chain(&work.common).chain(&caches).cloned().collect();
+        let places: Vec<PathBuf> = work.root.iter().chain(&work.common).chain(&caches).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
         Ok(Self {
@@ -117,7 +116,9 @@ impl Facts {
             home_link: Some(named).filter(|named| *named != home),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             system: system(),
-            bundles: stores(BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into))),
+            bundles: stores(
+                BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into)),
+            ),
             key_stores: stores(key_stores().into_iter()),
             hash_directories: hash_directories(),
             nsswitch: fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default(),

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, XattrFlags, fchmod, fsetxattr, fstat, mkdirat, mknodat, openat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, XattrFlags, fchmod, fsetxattr, fstat, mkdirat, mknodat, openat, statat,
+    unlinkat,
 };
 use rustix::io::{self, Errno};
 
@@ -64,9 +65,9 @@ pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, home: &Home) ->
     let fault = |path: &RawPath| StepFault::at::<Errno>(Step::Home, path.display().to_string());
     // The root of an overlay has the attributes of its upper half.
     let mode = fstat(lower).map_or(0o700, |stat| stat.st_mode & 0o7777);
-    open(upper, c".", OFlags::DIRECTORY).and_then(|upper| fchmod(upper, Mode::from_raw_mode(mode))).map_err(
-        StepFault::at(Step::Home, "the layer"),
-    )?;
+    open(upper, c".", OFlags::DIRECTORY)
+        .and_then(|upper| fchmod(upper, Mode::from_raw_mode(mode)))
+        .map_err(StepFault::at(Step::Home, "the layer"))?;
     for path in &home.absent {
         leave_out(upper, lower, path).map_err(fault(path))?;
     }
@@ -120,14 +121,19 @@ pub(super) fn write(parent: BorrowedFd<'_>, name: &CString, content: &[u8], mode
 }
 
 /// The directory in `upper` for the last component of `path`, made on the way with the modes that `lower` has.
-pub(super) fn parent(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &Path) -> io::Result<(OwnedFd, CString)> {
+pub(super) fn parent(
+    upper: BorrowedFd<'_>,
+    lower: BorrowedFd<'_>,
+    path: &Path,
+) -> io::Result<(OwnedFd, CString)> {
     let mut names = mounts::names(path).ok_or(Errno::INVAL)?;
     let last = names.pop().ok_or(Errno::INVAL)?;
     let mut above = upper.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
     let mut real = mounts::open_directory(lower, &c".".to_owned()).ok();
     for name in &names {
         real = real.and_then(|real| mounts::open_directory(real.as_fd(), name).ok());
-        let mode = real.as_ref().and_then(|real| fstat(real).ok()).map_or(0o700, |stat| stat.st_mode & 0o7777);
+        let mode =
+            real.as_ref().and_then(|real| fstat(real).ok()).map_or(0o700, |stat| stat.st_mode & 0o7777);
         above = directory(above.as_fd(), name, mode)?;
     }
     Ok((above, last))

@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::{self, Errno};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use writ_sys::namespaces::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
@@ -49,8 +49,10 @@ pub(super) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
 /// # Errors
 /// Those of `open_tree(2)` and `mount_setattr(2)`.
 pub(super) fn copy(source: BorrowedFd<'_>, access: Access) -> std::io::Result<OwnedFd> {
-    let recursive = if access == Access::Device { OpenTreeFlags::empty() } else { OpenTreeFlags::AT_RECURSIVE };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let recursive =
+        if access == Access::Device { OpenTreeFlags::empty() } else { OpenTreeFlags::AT_RECURSIVE };
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(source, "", flags | recursive)?;
     let set = match access {
         Access::ReadOnly => MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,

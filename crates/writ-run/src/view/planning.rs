@@ -79,7 +79,9 @@ impl Draft<'_> {
                 None => self.put(&entry.path, Content::Tree),
             }
         }
-        for (path, mode) in [("/proc", 0o555), ("/run/lock", 0o1777), ("/var/cache", 0o755), ("/var/log", 0o755)] {
+        for (path, mode) in
+            [("/proc", 0o555), ("/run/lock", 0o1777), ("/var/cache", 0o755), ("/var/log", 0o755)]
+        {
             self.put(path, Content::Directory { mode });
         }
         self.put(format!("/run/user/{}", facts.uid), Content::Directory { mode: 0o700 });
@@ -153,7 +155,8 @@ impl Draft<'_> {
 
     /// Whether the host's `path` is in the view, as far as it was planned.
     fn shown(&self, path: &Path) -> bool {
-        let trees = self.places.iter().filter(|place| matches!(place.content, Content::Tree | Content::Ground));
+        let trees =
+            self.places.iter().filter(|place| matches!(place.content, Content::Tree | Content::Ground));
         path.starts_with(&self.facts.home) || trees.into_iter().any(|place| path.starts_with(&*place.at))
     }
 
@@ -175,7 +178,9 @@ impl Draft<'_> {
         for credential in &facts.credentials {
             let path = facts.home.join(&credential.path);
             if self.in_ground(&path) {
-                self.notes.push(format!("{path:?} is a credential file in a writable place: it is readable inside"));
+                self.notes.push(format!(
+                    "{path:?} is a credential file in a writable place: it is readable inside"
+                ));
                 continue;
             }
             if home.files.iter().any(|file| *file.path == *credential.path && file.replace) {
@@ -185,7 +190,12 @@ impl Draft<'_> {
                 Some(content) => {
                     copied.push(format!("{:?}", credential.path));
                     let path = RawPath(credential.path.clone());
-                    home.files.push(Seed { path, content: content.into(), mode: credential.mode, replace: true });
+                    home.files.push(Seed {
+                        path,
+                        content: content.into(),
+                        mode: credential.mode,
+                        replace: true,
+                    });
                 }
                 None => {
                     absent.push(format!("{:?}", credential.path));
@@ -195,7 +205,8 @@ impl Draft<'_> {
         }
         for (what, names) in [("copies with placeholders", copied), ("not there", absent)] {
             if !names.is_empty() {
-                self.notes.push(format!("of the home's credential files inside, {what}: {}", names.join(", ")));
+                self.notes
+                    .push(format!("of the home's credential files inside, {what}: {}", names.join(", ")));
             }
         }
         self.put(&facts.home, Content::Home(home));
@@ -208,7 +219,8 @@ impl Draft<'_> {
             Ok(layers) => {
                 let of = self.facts.work.root.as_deref().unwrap_or(&self.facts.home);
                 let digest = trust::sha1(of.as_os_str().as_encoded_bytes());
-                let name: String = digest.iter().take(LAYER_NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
+                let name: String =
+                    digest.iter().take(LAYER_NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
                 Some(RawPath(layers.join(name)))
             }
             Err(why) => {
@@ -226,7 +238,9 @@ impl Draft<'_> {
             (PathBuf::from("/etc/nsswitch.conf"), text(&etc::nsswitch(&facts.nsswitch))),
             (PathBuf::from("/etc/hosts"), text(&etc::hosts(&facts.machine))),
         ];
-        files.extend(facts.ssh.iter().map(|ssh| (ssh.name.clone(), Source::Copy { from: ssh.file.clone().into() })));
+        files.extend(
+            facts.ssh.iter().map(|ssh| (ssh.name.clone(), Source::Copy { from: ssh.file.clone().into() })),
+        );
         files.extend(self.trust());
         for file in &self.wishes.etc {
             if !is_plain(&file.path) {
@@ -243,7 +257,10 @@ impl Draft<'_> {
             }
         }
         let absent = facts.root_only.iter().filter_map(|only| only.path.strip_prefix("/etc").ok());
-        overlay.absent = absent.map(RawPath::from).filter(|path| overlay.files.iter().all(|(own, _)| own != path)).collect();
+        overlay.absent = absent
+            .map(RawPath::from)
+            .filter(|path| overlay.files.iter().all(|(own, _)| own != path))
+            .collect();
         self.put("/etc", Content::Etc(overlay));
         Ok(())
     }
@@ -286,9 +303,10 @@ impl Draft<'_> {
         let covered: Vec<Covered> =
             facts.hidden.iter().cloned().chain(sockets).chain(only).chain(services).collect();
         for Covered { path, directory } in covered {
-            let deeper = self.places.iter().any(|place| {
-                matches!(place.content, Content::Cover { .. }) && path.starts_with(&*place.at)
-            });
+            let deeper = self
+                .places
+                .iter()
+                .any(|place| matches!(place.content, Content::Cover { .. }) && path.starts_with(&*place.at));
             if self.shown(&path) && !deeper {
                 self.put(path, Content::Cover { directory });
             }
@@ -311,10 +329,15 @@ impl Draft<'_> {
             self.notes.push(format!("sockets that do not connect inside: {}", sockets.join(", ")));
         }
         if !secrets.is_empty() {
-            self.notes.push(format!("files with what looks like a real key, readable inside: {}", secrets.join(", ")));
+            self.notes.push(format!(
+                "files with what looks like a real key, readable inside: {}",
+                secrets.join(", ")
+            ));
         }
         if found.cut {
-            self.notes.push("the writable places are large: sockets and keys were looked for in a part of them".into());
+            self.notes.push(
+                "the writable places are large: sockets and keys were looked for in a part of them".into(),
+            );
         }
     }
 }
@@ -329,5 +352,6 @@ const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Whether a path stays below where it is joined to.
 fn is_plain(path: &Path) -> bool {
     use std::path::Component;
-    !path.as_os_str().is_empty() && path.components().all(|component| matches!(component, Component::Normal(_)))
+    !path.as_os_str().is_empty()
+        && path.components().all(|component| matches!(component, Component::Normal(_)))
 }

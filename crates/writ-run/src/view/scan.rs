@@ -31,7 +31,9 @@ pub(super) struct Found {
 pub(super) fn look(places: &[PathBuf], prefixes: &[&str]) -> Found {
     let mut found = Found::default();
     let bound = fs::read("/proc/net/unix").unwrap_or_default();
-    found.sockets.extend(bound_sockets(&bound).filter(|path| places.iter().any(|place| path.starts_with(place))));
+    found
+        .sockets
+        .extend(bound_sockets(&bound).filter(|path| places.iter().any(|place| path.starts_with(place))));
     found.sockets.retain(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()));
     for place in places {
         let mut left = ENTRIES_MAX;
@@ -124,8 +126,24 @@ fn may_hold_keys(name: &OsStr) -> bool {
 
 /// Begins of keys that are known by sight.
 const KEY_PREFIXES: [&str; 18] = [
-    "sk-", "sk_live_", "rk_live_", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "AKIA", "ASIA", "xoxb-", "xoxp-",
-    "npm_", "pypi-", "AIza", "hf_", "dop_v1_", "SG.",
+    "sk-",
+    "sk_live_",
+    "rk_live_",
+    "ghp_",
+    "gho_",
+    "ghs_",
+    "github_pat_",
+    "glpat-",
+    "AKIA",
+    "ASIA",
+    "xoxb-",
+    "xoxp-",
+    "npm_",
+    "pypi-",
+    "AIza",
+    "hf_",
+    "dop_v1_",
+    "SG.",
 ];
 /// What follows a prefix in a real key, at least.
 const KEY_TAIL_MIN: usize = 12;
@@ -141,7 +159,8 @@ fn holds_key(content: &[u8], prefixes: &[&str]) -> bool {
         text.match_indices(*prefix).any(|(at, _)| {
             let before = text.get(..at).and_then(|before| before.chars().next_back());
             let rest = text.get(at + prefix.len()..).unwrap_or_default();
-            let tail: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+            let tail: String =
+                rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
             let starts = !before.is_some_and(|c| c.is_ascii_alphanumeric());
             starts && tail.len() >= KEY_TAIL_MIN && !tail.starts_with("writ")
         })

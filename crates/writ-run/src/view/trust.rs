@@ -97,7 +97,8 @@ fn compress(state: &mut [u32; 5], block: &[u8]) {
         let [first, second, third, .., word8, _, _, _, _, word13, _, _] = words;
         let next = (word13 ^ word8 ^ third ^ first).rotate_left(1);
         let _ = second;
-        let sum = a.rotate_left(5).wrapping_add(mixed).wrapping_add(e).wrapping_add(constant).wrapping_add(first);
+        let sum =
+            a.rotate_left(5).wrapping_add(mixed).wrapping_add(e).wrapping_add(constant).wrapping_add(first);
         (e, d, c, b, a) = (d, c, b.rotate_left(30), a, sum);
         words.rotate_left(1);
         if let Some(last) = words.last_mut() {

@@ -24,8 +24,7 @@ pub(super) fn find(directory: &Path, home: &Path) -> WorkTree {
         return found;
     }
     found.root = Some(directory.to_owned());
-    let repository =
-        directory.ancestors().find(|place| fs::symlink_metadata(place.join(".git")).is_ok());
+    let repository = directory.ancestors().find(|place| fs::symlink_metadata(place.join(".git")).is_ok());
     let Some(root) = repository.filter(|root| writable(root, home)) else { return found };
     found.root = Some(root.to_owned());
     let Some(git) = git_file(root) else { return found };
@@ -44,11 +43,33 @@ pub(super) fn writable(place: &Path, home: &Path) -> bool {
 
 /// Never writable, nor what is in them.
 const SYSTEM: [&str; 12] = [
-    "/etc", "/dev", "/proc", "/sys", "/run", "/boot", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store",
+    "/etc",
+    "/dev",
+    "/proc",
+    "/sys",
+    "/run",
+    "/boot",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
 ];
 /// Too wide, but one may work somewhere below.
 const SHARED: [&str; 12] = [
-    "/", "/usr", "/usr/local", "/var", "/var/tmp", "/var/lib", "/opt", "/srv", "/home", "/mnt", "/media", "/tmp",
+    "/",
+    "/usr",
+    "/usr/local",
+    "/var",
+    "/var/tmp",
+    "/var/lib",
+    "/opt",
+    "/srv",
+    "/home",
+    "/mnt",
+    "/media",
+    "/tmp",
 ];
 
 /// What a `.git` file names, canonical.
@@ -76,7 +97,8 @@ fn common(root: &Path, git: &Path) -> Option<PathBuf> {
     let named = fs::read_to_string(git.join("commondir")).ok()?;
     let common = fs::canonicalize(git.join(named.trim_end())).ok()?;
     let own = back == root.join(".git") && git.parent()? == common.join("worktrees");
-    let shaped = common.join("HEAD").is_file() && common.join("objects").is_dir() && common.join("refs").is_dir();
+    let shaped =
+        common.join("HEAD").is_file() && common.join("objects").is_dir() && common.join("refs").is_dir();
     (own && shaped).then_some(common)
 }
 
@@ -119,8 +141,13 @@ mod tests {
         assert_eq!(find(&deep, &home), WorkTree { root: Some(root), common: None });
         ground.repository("home/.git");
         let plain = ground.dir("home/q/c");
-        assert_eq!(find(&plain, &home).root, Some(plain), "a repository in the home itself counts for nothing");
-        for none in [home.as_path(), home.parent().unwrap(), Path::new("/"), Path::new("/etc/x"), Path::new("/tmp")]
+        assert_eq!(
+            find(&plain, &home).root,
+            Some(plain),
+            "a repository in the home itself counts for nothing"
+        );
+        for none in
+            [home.as_path(), home.parent().unwrap(), Path::new("/"), Path::new("/etc/x"), Path::new("/tmp")]
         {
             assert_eq!(find(none, &home), WorkTree::default(), "{none:?}");
         }
