@@ -29,7 +29,8 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
-    if let Some(code) = daemon::stage().or_else(demo::client::stage) {
+    // First of all: a stage must not have a second thread, and what it does is nobody else's.
+    if let Some(code) = writ_run::stage().or_else(daemon::stage).or_else(demo::client::stage) {
         return code;
     }
     let cli = match Cli::try_parse() {

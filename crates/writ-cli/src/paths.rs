@@ -81,6 +81,11 @@ impl Paths {
         self.state.join("writ.db")
     }
 
+    /// Where what confined programs write into their home is kept, one layer for each work tree.
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
     }

@@ -43,6 +43,9 @@ pub struct Started {
 pub enum Keep {
     /// Its certificates, in files on the host.
     Bundle(super::bundle::Bundle),
+    /// The doors of its network, which a later daemon can serve as well.
+    #[cfg(target_os = "linux")]
+    Doors(writ_run::Doors),
 }
 
 /// Why a level did not work.
@@ -106,6 +109,8 @@ impl<'a> Launch<'a> {
 
     fn at(&self, level: Level) -> Result<Started, Failed> {
         match level {
+            #[cfg(target_os = "linux")]
+            Level::Confined => super::confined::start(self),
             Level::Advisory => advisory::start(self),
             _ => Err(StepFault::new(Step::Landlock, "not on this system", 0).into()),
         }
@@ -148,6 +153,8 @@ impl Keep {
     pub fn remove(self) {
         match self {
             Self::Bundle(bundle) => bundle.remove(),
+            #[cfg(target_os = "linux")]
+            Self::Doors(doors) => drop(doors),
         }
     }
 }

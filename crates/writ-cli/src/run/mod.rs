@@ -13,6 +13,8 @@
 
 mod advisory;
 mod bundle;
+#[cfg(target_os = "linux")]
+mod confined;
 mod environment;
 mod launch;
 mod program;

@@ -1,0 +1,120 @@
+//! The level `confined`: a session on doors of its own network, and a program in a view of its own.
+//!
+//! ```text
+//!   namespaces, lo, routes ─► doors ─► Open + doors ─► Opened ─► doors of named targets and of the host's loopback
+//!     ─► the view from facts and wishes ─► the environment ─► the plan ─► start
+//! ```
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use writ_api::run::Opened;
+use writ_core::{CAPTURED_PORTS, Door, Level, PRESETS};
+use writ_run::{
+    Agent, Captured, EtcFile, NetworkPlan, Plan, Prepared, ProcessPlan, Replacement, Wishes,
+    view::{self, PlanFault},
+};
+
+use super::{
+    Request,
+    environment::{self, Way},
+    launch::{Failed, Keep, Launch, Started},
+};
+use crate::{env_vars, fault::Fault};
+
+/// The session's certificate alone, for programs that add it to their own.
+const OWN_CERTIFICATE: &str = "ssl/writ-session.pem";
+/// Where the view has the bundle if the system has none.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Takes every step, or says which one failed.
+pub fn start(launch: &Launch<'_>) -> Result<Started, Failed> {
+    let network = NetworkPlan { captured: CAPTURED_PORTS.to_vec(), proxy_port: 0 };
+    let (mut prepared, mut doors, captured) = Prepared::new(&network)?;
+    let mut session = Request::for_program(launch.program, launch.args).within(launch.paths, &doors)?;
+    let late = prepared.bind(&late(&session.opened))?;
+    session.add(&late)?;
+    doors.extend(late);
+    let wishes = wishes(launch, &session.opened)?;
+    let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
+    let process = process(launch, &session.opened, captured);
+    let running = prepared.start(&Plan { view: planned.view, process })?;
+    for note in planned.notes.iter().map(String::as_str).chain(running.notes().iter().map(String::as_str)) {
+        launch.output.say(note);
+    }
+    let agent = Agent::Confined(running);
+    Ok(Started { level: Level::Confined, agent, session, keep: Keep::Doors(doors) })
+}
+
+fn unplanned(fault: PlanFault) -> Fault {
+    Fault::new(fault.to_string(), "start it in another directory, or take the line out of writ.toml")
+}
+
+/// The doors whose addresses only the opened session tells.
+fn late(opened: &Opened) -> Vec<(Door, SocketAddr)> {
+    let named = opened.named.iter().flat_map(|named| {
+        let at = |address: &IpAddr| SocketAddr::new(*address, named.authority.port());
+        named.addresses.iter().map(at).map(|at| (Door::Named { authority: named.authority.clone() }, at))
+    });
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let local = opened.local.iter().flat_map(|port| {
+        loopback.map(|address| (Door::Local { port: *port }, SocketAddr::new(address, *port)))
+    });
+    named.chain(local).collect()
+}
+
+/// What the session asks of the view.
+fn wishes(launch: &Launch<'_>, opened: &Opened) -> Result<Wishes, Fault> {
+    let gone = || Fault::new("the current directory is gone", "cd to a directory that exists");
+    let own = EtcFile { path: OWN_CERTIFICATE.into(), content: opened.ca_pem.as_str().into() };
+    let paths = launch.paths;
+    let hidden = [Some(paths.state.as_path()), Some(&paths.run), paths.config.parent()];
+    Ok(Wishes {
+        directory: launch.directory.clone().ok_or_else(gone)?.into(),
+        caches: opened.caches.iter().filter_map(|cache| expand(cache)).map(Into::into).collect(),
+        readable: launch.program.places().map(Into::into).collect(),
+        hidden: hidden.into_iter().flatten().map(Into::into).collect(),
+        ca_pem: opened.ca_pem.clone(),
+        etc: vec![own],
+        home: Vec::new(),
+        replacements: replacements(opened),
+        read_only: Vec::new(),
+        layers: Some(paths.layers().into()),
+    })
+}
+
+/// `~/` of a cache is the caller's home; what is not absolute after that is no cache.
+fn expand(cache: &str) -> Option<PathBuf> {
+    let path = match cache.strip_prefix("~/") {
+        Some(rest) => PathBuf::from(std::env::var_os(env_vars::HOME)?).join(rest),
+        None => PathBuf::from(cache),
+    };
+    path.is_absolute().then_some(path)
+}
+
+/// Which placeholder stands for keys that begin how.
+fn replacements(opened: &Opened) -> Vec<Replacement> {
+    let of = |variable: &writ_api::run::Variable| {
+        let presets = PRESETS.iter().filter(|preset| preset.env.contains(&variable.name.as_str()));
+        let key_prefixes: Vec<String> =
+            presets.flat_map(|preset| preset.key_prefixes).map(ToString::to_string).collect();
+        (!key_prefixes.is_empty())
+            .then(|| Replacement { placeholder: variable.placeholder.clone(), key_prefixes })
+    };
+    opened.variables.iter().filter_map(of).collect()
+}
+
+fn process(launch: &Launch<'_>, opened: &Opened, captured: Captured) -> ProcessPlan {
+    let own = Path::new("/etc").join(OWN_CERTIFICATE);
+    let way = Way {
+        proxy_url: &format!("http://127.0.0.1:{}", captured.proxy_port),
+        bundle: super::system_bundle().map_or(Path::new(BUNDLE), Path::new),
+        own: &own,
+        confined: true,
+    };
+    let environment = environment::plan(std::env::vars_os(), opened, &way);
+    let directory = launch.directory.clone().unwrap_or_default().into();
+    ProcessPlan { directory, ..launch.program.plan(environment, launch.terminal) }
+}
