@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, header::CONNECTION};
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 use writ_core::{Authority, RefusalKind};
 
 use crate::{
@@ -38,7 +38,12 @@ const BODY_MAX: usize = 64 * 1024;
 const TEXT_MAX: usize = 1024;
 
 /// A connection at one of the captured ports.
-pub(crate) async fn captured(tunnel: &Arc<Tunnel>, stream: TcpStream, port: u16) -> Option<Caller> {
+pub(crate) async fn captured(
+    tunnel: &Arc<Tunnel>,
+    stream: TcpStream,
+    port: u16,
+    unread: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Caller> {
     // A v4 address may arrive in its v6 form.
     let meant = stream.local_addr().ok()?.ip().to_canonical();
     if meant.is_loopback() || meant.is_unspecified() {
@@ -53,20 +58,30 @@ pub(crate) async fn captured(tunnel: &Arc<Tunnel>, stream: TcpStream, port: u16)
         Some(name) => lead::by_name(&tunnel.session, &Authority::new(name, port)),
         None => lead::by_address(&tunnel.session, SocketAddr::new(meant, port)),
     };
-    arrive(tunnel, stream, led, lead::toward(&host, port)).await
+    arrive(tunnel, stream, led, lead::toward(&host, port), unread).await
 }
 
 /// A connection at the address and the port of one target.
-pub(crate) async fn named(tunnel: &Arc<Tunnel>, stream: TcpStream, authority: &Authority) -> Option<Caller> {
+pub(crate) async fn named(
+    tunnel: &Arc<Tunnel>,
+    stream: TcpStream,
+    authority: &Authority,
+    unread: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Caller> {
     let led = lead::by_name(&tunnel.session, authority);
     let toward = lead::toward(authority.host().as_str(), authority.port());
-    arrive(tunnel, stream, led, toward).await
+    arrive(tunnel, stream, led, toward, unread).await
 }
 
 /// A connection that leads to the host's loopback.
-pub(crate) async fn local(tunnel: &Arc<Tunnel>, stream: TcpStream, port: u16) -> Option<Caller> {
+pub(crate) async fn local(
+    tunnel: &Arc<Tunnel>,
+    stream: TcpStream,
+    port: u16,
+    unread: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Caller> {
     let toward = Toward { scheme: "tcp", host: "localhost", port: Some(port) };
-    arrive(tunnel, stream, Ok(Lead::Pass(Passage::Local(port))), toward).await
+    arrive(tunnel, stream, Ok(Lead::Pass(Passage::Local(port))), toward, unread).await
 }
 
 async fn arrive(
@@ -74,6 +89,7 @@ async fn arrive(
     mut stream: TcpStream,
     led: Result<Lead, Refused>,
     toward: Toward<'_>,
+    unread: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Caller> {
     // What a program says first is read first: a refusal that crosses it would be lost.
     let early = if toward.port == Some(HTTPS) {
@@ -92,7 +108,11 @@ async fn arrive(
     };
     let ready = match led {
         Ok(Lead::Serve(site)) => Ok(Ready::Serve(site)),
-        Ok(Lead::Pass(passage)) => relay::open(tunnel, passage).await.map(Ready::Pass),
+        // It has said what it wants; what it waits for now is not its own doing.
+        Ok(Lead::Pass(passage)) => {
+            unread.take();
+            relay::open(tunnel, passage).await.map(Ready::Pass)
+        }
         Err(refused) => Err(refused),
     };
     match ready {

@@ -187,15 +187,16 @@ pub(crate) async fn run(arrival: Arrival) {
     };
     let Ok(nowhere) = "writ.invalid".parse() else { return };
     let nowhere = tunnel(Site::Quiet(nowhere));
+    let mut unread = Some(unread);
     let caller = match &*entry {
         Entry::Proxy => identify(&nowhere, stream).await,
-        Entry::Captured(port) => capture::captured(&nowhere, stream, *port).await,
-        Entry::Named(authority) => capture::named(&nowhere, stream, authority).await,
-        Entry::Local(port) => capture::local(&nowhere, stream, *port).await,
+        Entry::Captured(port) => capture::captured(&nowhere, stream, *port, &mut unread).await,
+        Entry::Named(authority) => capture::named(&nowhere, stream, authority, &mut unread).await,
+        Entry::Local(port) => capture::local(&nowhere, stream, *port, &mut unread).await,
     };
     let Some(Caller { lead, stream, early }) = caller else { return };
     match lead {
-        Ready::Pass(passing) => pass(passing, stream, early, unread).await,
+        Ready::Pass(passing) => pass(passing, stream, early).await,
         Ready::Serve(site) => {
             let tls = timeout(TLS_TIMEOUT, terminate(&nowhere, site, stream, early)).await;
             drop(unread);
@@ -206,7 +207,7 @@ pub(crate) async fn run(arrival: Arrival) {
 }
 
 /// Passes bytes on; where they are TLS, under the name that was judged.
-async fn pass(mut passing: Passing, mut stream: TcpStream, mut early: Bytes, unread: OwnedSemaphorePermit) {
+async fn pass(mut passing: Passing, mut stream: TcpStream, mut early: Bytes) {
     if let Some(name) = passing.passage.sni().cloned() {
         let hello = match timeout(TLS_TIMEOUT, hello::read(&mut stream, &early)).await {
             Ok(Ok(hello)) => hello,
@@ -224,7 +225,6 @@ async fn pass(mut passing: Passing, mut stream: TcpStream, mut early: Bytes, unr
         }
         early = hello.bytes.into();
     }
-    drop(unread);
     relay::carry(passing, stream, early).await;
 }
 

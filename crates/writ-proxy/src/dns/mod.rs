@@ -82,3 +82,78 @@ fn backwards(names: &Assigned, name: &str) -> Reply {
         None => Reply::NoSuchName,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The code of the answer, and its data as text.
+    fn ask(names: &Assigned, name: &str, kind: u16) -> (u8, String) {
+        let mut message = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            message.push(u8::try_from(label.len()).unwrap());
+            message.extend(label.bytes());
+        }
+        message.extend([0, 0]);
+        message.push(u8::try_from(kind).unwrap());
+        message.extend([0, 1]);
+        let answer = respond(names, &message).unwrap();
+        let data = answer.get(message.len() + 12..).unwrap_or_default();
+        let text = match (answer[7], kind) {
+            (0, _) => String::new(),
+            (_, A) => Ipv4Addr::from(<[u8; 4]>::try_from(data).unwrap()).to_string(),
+            (_, AAAA) => Ipv6Addr::from(<[u8; 16]>::try_from(data).unwrap()).to_string(),
+            _ => String::from_utf8_lossy(data).into_owned(),
+        };
+        (answer[3] & 15, text)
+    }
+
+    #[test]
+    fn every_name_of_a_host_exists_and_keeps_its_address() {
+        let names = Assigned::new();
+        for _ in 0..2 {
+            assert_eq!(ask(&names, "api.vendor.example", A), (0, "198.18.0.1".into()));
+            assert_eq!(ask(&names, "API.vendor.Example", AAAA), (0, "fd77:7269:7400::1".into()));
+            assert_eq!(ask(&names, "db", A), (0, "198.18.0.2".into()), "short names are names");
+        }
+        for kind in [2, 5, 6, 15, 16, 33, 64, 65, 255] {
+            assert_eq!(ask(&names, "api.vendor.example", kind), (0, String::new()), "{kind}");
+        }
+        assert_eq!(ask(&names, "never.asked.before", 16), (0, String::new()));
+        assert_eq!(ask(&names, "third.example", A).1, "198.18.0.3", "only a question for an address assigns");
+    }
+
+    #[test]
+    fn loopback_is_the_sessions_own() {
+        let names = Assigned::new();
+        assert_eq!(ask(&names, "localhost", A), (0, "127.0.0.1".into()));
+        assert_eq!(ask(&names, "app.localhost", AAAA), (0, "::1".into()));
+        assert_eq!(ask(&names, "localhost", 16), (0, String::new()));
+    }
+
+    #[test]
+    fn threat_16_no_spelling_of_an_address_is_a_name() {
+        let names = Assigned::new();
+        for name in ["127.0.0.1", "2130706433", "0x7f.1", "0177.0.0.1", "a.0x1f", "-a.example", "a b.example"]
+        {
+            assert_eq!(ask(&names, name, A), (3, String::new()), "{name}");
+        }
+        assert_eq!(ask(&names, "anything.invalid", A), (3, String::new()));
+        assert_eq!(ask(&names, "", A), (0, String::new()), "the root has no address");
+    }
+
+    #[test]
+    fn an_address_leads_back_to_its_name() {
+        let names = Assigned::new();
+        ask(&names, "api.vendor.example", A);
+        let name = "\u{3}api\u{6}vendor\u{7}example\0".to_owned();
+        assert_eq!(ask(&names, "1.0.18.198.in-addr.arpa", PTR), (0, name.clone()));
+        let nibbles = "1.0.0.0.".to_owned() + &"0.".repeat(16) + "0.0.4.7.9.6.2.7.7.7.d.f.ip6.arpa";
+        assert_eq!(ask(&names, &nibbles, PTR), (0, name));
+        for unknown in
+            ["2.0.18.198.in-addr.arpa", "1.1.1.1.in-addr.arpa", "x.in-addr.arpa", "1.0.18.198.9.in-addr.arpa"]
+        {
+            assert_eq!(ask(&names, unknown, PTR).0, 3, "{unknown}");
+        }
+    }
+}
