@@ -235,12 +235,12 @@ fn lease_row() -> LeaseRow {
 fn granted() -> Granted {
     Granted {
         lease: lease(),
-        credential: "openai".parse().unwrap(),
+        credential: Some("openai".parse().unwrap()),
         credential_type: "static".into(),
         scope: scope(),
         issued_at: NOW,
         expires_at: later(),
-        sealed: sealed(),
+        sealed: Some(sealed()),
     }
 }
 
@@ -277,7 +277,7 @@ fn plan() -> SessionPlan {
         routes: vec![RoutePlan {
             target: "openai".parse().unwrap(),
             authority: "api.openai.com:8443".parse().unwrap(),
-            credential: "openai".parse().unwrap(),
+            credential: Some("openai".parse().unwrap()),
             tunnel: false,
             injections: places.map(place).to_vec(),
             dial: Some("127.0.0.1:8443".into()),

@@ -158,7 +158,7 @@ impl ResolvedTarget {
         RoutePlan {
             target: self.name.clone(),
             authority: self.authority.clone(),
-            credential: self.credential.clone(),
+            credential: Some(self.credential.clone()),
             tunnel: false,
             injections: self.injections.clone(),
             dial: self.dial.clone(),

@@ -81,12 +81,12 @@ async fn attempt(
     flight.land(deadline).map_err(overtaken)?;
     Ok(Granted {
         lease,
-        credential: name.clone(),
+        credential: Some(name.clone()),
         credential_type: engine.name().to_owned(),
         scope: permit.scope().clone(),
         issued_at,
         expires_at: permit.expires_at(),
-        sealed,
+        sealed: Some(sealed),
     })
 }
 
