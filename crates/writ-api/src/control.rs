@@ -122,6 +122,8 @@ pub struct SessionRow {
     pub pid: i32,
     pub level: Level,
     pub prompt_sha256: Option<String>,
+    /// The session of an earlier daemon whose program lives on in this one.
+    pub resumed_from: Option<SessionId>,
     pub opened_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -136,7 +138,8 @@ pub struct LeaseRow {
     pub workload: SpiffeId,
     pub role: RoleName,
     pub target: TargetName,
-    pub credential: CredentialName,
+    /// Absent where the target takes none.
+    pub credential: Option<CredentialName>,
     pub version: u32,
     pub scope: Scope,
     pub state: LeaseState,
