@@ -11,7 +11,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
-    control::{self, Answer, Ask, CredentialRow, LeaseRow, SessionRow, Status},
+    control::{
+        self, Answer, Ask, CredentialRow, LeaseRow, Proof, SeenRow, SessionRow, Status, TrustState, TrustView,
+    },
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
 };
@@ -76,7 +78,6 @@ fn from_launcher() -> Vec<FromLauncher> {
             Door::Capture { port: 443 },
             Door::DnsUdp,
             Door::DnsTcp,
-            Door::Local { port: 5432 },
         ],
         password_sha256: None,
         resumed_from: Some(session()),
@@ -98,7 +99,12 @@ fn from_launcher() -> Vec<FromLauncher> {
     vec![
         FromLauncher::Open(open),
         FromLauncher::Open(bare),
-        FromLauncher::Doors { doors: vec![Door::Named { authority: "db.example:5432".parse().unwrap() }] },
+        FromLauncher::Doors {
+            doors: vec![
+                Door::Named { authority: "db.example:5432".parse().unwrap() },
+                Door::Local { port: 5432 },
+            ],
+        },
         FromLauncher::Closed { status: 130 },
     ]
 }
@@ -152,6 +158,11 @@ fn asks() -> Vec<Ask> {
         Ask::LeaseList { ended: true },
         Ask::LeaseShow { lease },
         Ask::LeaseRevoke { lease },
+        Ask::Prove { passphrase: sealed() },
+        Ask::TrustShow { directory: "/home/ada/project/src".into() },
+        Ask::TrustGrant { path: "/home/ada/project/writ.toml".into(), sha256: "00".repeat(32) },
+        Ask::Seen { since: None },
+        Ask::Seen { since: Some(NOW) },
         Ask::Stop,
     ]
 }
@@ -167,16 +178,30 @@ fn answers() -> Vec<Answer> {
         audit_key: Some("a2V5".into()),
         audit_anchor: Some(json!({"sequence": 1})),
         config: "/home/ada/.config/writ/writ.toml".into(),
+        below_confined: 1,
+        proof: Proof::Passphrase,
     };
     vec![
         Answer::Hello { version: VERSION, recipient: recipient() },
         Answer::Status(status.clone()),
-        Answer::Status(Status { locked: true, audit_key: None, audit_anchor: None, ..status }),
+        Answer::Status(Status { proof: Proof::NoWall, ..status.clone() }),
+        Answer::Status(Status {
+            locked: true,
+            audit_key: None,
+            audit_anchor: None,
+            below_confined: 0,
+            proof: Proof::Nothing,
+            ..status
+        }),
         Answer::Done,
         Answer::CredentialSet { version: 2, leases_revoked: 1 },
         Answer::Credentials { credentials: vec![credential_row()] },
         Answer::Sessions { sessions: vec![session_row()] },
         Answer::Leases { leases: vec![lease_row()] },
+        Answer::Trust(trust_view(TrustState::Untrusted)),
+        Answer::Trust(trust_view(TrustState::Changed)),
+        Answer::Trust(trust_view(TrustState::Trusted)),
+        Answer::Seen { hosts: vec![seen_row()], more: 0 },
         Answer::Refused(refusal()),
     ]
 }
@@ -191,6 +216,32 @@ fn credential_row() -> CredentialRow {
         env: vec!["OPENAI_API_KEY".into()],
         targets: vec!["openai".parse().unwrap()],
         leases: 1,
+    }
+}
+
+fn trust_view(state: TrustState) -> TrustView {
+    TrustView {
+        path: "/home/ada/project/writ.toml".into(),
+        sha256: "00".repeat(32),
+        state,
+        asks: vec!["role dev".into()],
+        differences: vec!["+ role dev".into()],
+        missing: vec![],
+    }
+}
+
+fn seen_row() -> SeenRow {
+    SeenRow {
+        host: "example.com".into(),
+        port: Some(443),
+        refused: 2,
+        tunnelled: 0,
+        used: 0,
+        first: NOW,
+        last: later(),
+        roles: vec!["dev".into()],
+        reason: Some("unlisted-host".into()),
+        lines: vec!["[[target]]".into(), "name = \"example\"".into(), "host = \"example.com\"".into()],
     }
 }
 
@@ -375,6 +426,10 @@ fn every_variant_has_an_example() {
         Ask::LeaseShow { .. } => 10,
         Ask::LeaseRevoke { .. } => 11,
         Ask::Stop => 12,
+        Ask::Prove { .. } => 13,
+        Ask::TrustShow { .. } => 14,
+        Ask::TrustGrant { .. } => 15,
+        Ask::Seen { .. } => 16,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -385,11 +440,13 @@ fn every_variant_has_an_example() {
         Answer::Sessions { .. } => 5,
         Answer::Leases { .. } => 6,
         Answer::Refused(_) => 7,
+        Answer::Trust(_) => 8,
+        Answer::Seen { .. } => 9,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
-    all_of(&asks(), ask, 13);
-    all_of(&answers(), answer, 8);
+    all_of(&asks(), ask, 17);
+    all_of(&answers(), answer, 10);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {
