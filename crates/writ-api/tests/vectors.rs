@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
-    control::{self, Answer, Ask, CredentialRow, LeaseRow, SessionRow, Status},
+    control::{self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, SessionRow, Status},
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
 };
@@ -146,6 +146,12 @@ fn asks() -> Vec<Ask> {
         },
         Ask::CredentialList,
         Ask::CredentialRemove { name: name() },
+        Ask::CredentialCompare { name: name(), value: sealed() },
+        Ask::PlaceholderShow { name: name() },
+        Ask::OriginalKeep { name: original(), original_sha256: "cd".repeat(32), content: sealed() },
+        Ask::OriginalList,
+        Ask::OriginalOpen { name: original(), recipient: recipient() },
+        Ask::OriginalForget { name: original() },
         Ask::SessionList { ended: false },
         Ask::SessionShow { session },
         Ask::SessionRevoke { session },
@@ -177,8 +183,19 @@ fn answers() -> Vec<Answer> {
         Answer::Credentials { credentials: vec![credential_row()] },
         Answer::Sessions { sessions: vec![session_row()] },
         Answer::Leases { leases: vec![lease_row()] },
+        Answer::Compared { same: Some(true) },
+        Answer::Compared { same: None },
+        Answer::Placeholder { placeholder: placeholder() },
+        Answer::Originals {
+            originals: vec![OriginalRow { name: original(), original_sha256: "cd".repeat(32), kept_at: NOW }],
+        },
+        Answer::Original { content: sealed() },
         Answer::Refused(refusal()),
     ]
+}
+
+fn original() -> OriginalName {
+    OriginalName { path: "/home/ada/project/.env".into(), written_sha256: "ab".repeat(32) }
 }
 
 fn credential_row() -> CredentialRow {
@@ -374,6 +391,12 @@ fn every_variant_has_an_example() {
         Ask::LeaseShow { .. } => 10,
         Ask::LeaseRevoke { .. } => 11,
         Ask::Stop => 12,
+        Ask::CredentialCompare { .. } => 13,
+        Ask::PlaceholderShow { .. } => 14,
+        Ask::OriginalKeep { .. } => 15,
+        Ask::OriginalList => 16,
+        Ask::OriginalOpen { .. } => 17,
+        Ask::OriginalForget { .. } => 18,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -384,11 +407,15 @@ fn every_variant_has_an_example() {
         Answer::Sessions { .. } => 5,
         Answer::Leases { .. } => 6,
         Answer::Refused(_) => 7,
+        Answer::Compared { .. } => 8,
+        Answer::Placeholder { .. } => 9,
+        Answer::Originals { .. } => 10,
+        Answer::Original { .. } => 11,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
-    all_of(&asks(), ask, 13);
-    all_of(&answers(), answer, 8);
+    all_of(&asks(), ask, 19);
+    all_of(&answers(), answer, 12);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {

@@ -110,7 +110,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     outside(&path, "PRAGMA journal_mode = DELETE; PRAGMA user_version = 99");
     let before = fs::read(&path).unwrap();
     let fault = refused(&path, Options::default());
-    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 1 }), "{fault}");
+    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 2 }), "{fault}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -125,8 +125,13 @@ fn another_programs_database_is_refused_and_left_alone() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
-const NEXT: &[&str] = &[migrate::MIGRATIONS[0], "ALTER TABLE meta ADD COLUMN note TEXT"];
-const BROKEN: &[&str] = &[migrate::MIGRATIONS[0], "CREATE TABLE half (x); ALTER TABLE nothing ADD COLUMN y"];
+const NEXT: &[&str] =
+    &[migrate::MIGRATIONS[0], migrate::MIGRATIONS[1], "ALTER TABLE meta ADD COLUMN note TEXT"];
+const BROKEN: &[&str] = &[
+    migrate::MIGRATIONS[0],
+    migrate::MIGRATIONS[1],
+    "CREATE TABLE half (x); ALTER TABLE nothing ADD COLUMN y",
+];
 
 #[test]
 fn an_upgrade_copies_the_file_first() {
@@ -134,18 +139,18 @@ fn an_upgrade_copies_the_file_first() {
     let store = opened(&path);
     block_on(store.apply(vec![meta("before", 5)])).unwrap();
     drop(store);
-    let backup = migrate::backup_path(&path, 2);
+    let backup = migrate::backup_path(&path, 3);
     assert!(!backup.exists(), "a new store needs no backup");
 
     let store = SqliteStore::open(&path, Options { migrations: NEXT, ..Options::default() }).unwrap();
     block_on(store.apply(vec![meta("after", 5)])).unwrap();
     assert!(block_on(store.meta("before".to_owned())).unwrap().is_some());
     drop(store);
-    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 2, known: 1 }));
+    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 3, known: 2 }));
 
     // The copy is a store of the old version, whole, and private.
     assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v2");
+    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v3");
     let old = opened(&backup);
     assert!(block_on(old.meta("before".to_owned())).unwrap().is_some());
     assert_eq!(block_on(old.meta("after".to_owned())).unwrap(), None);
@@ -334,7 +339,7 @@ fn the_durable_settings_are_on() {
         ("trusted_schema", 0),
         ("secure_delete", 1),
         ("wal_autocheckpoint", 0),
-        ("user_version", 1),
+        ("user_version", 2),
     ] {
         let found: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
         assert_eq!(found, value, "{pragma}");
