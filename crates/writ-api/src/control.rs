@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use writ_core::{
-    CredentialName, LeaseEnd, LeaseId, LeaseState, Level, RecipientKey, Refusal, RoleName, Scope, Sealed,
-    SessionId, SpiffeId, TargetName, Timestamp,
+    CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Placeholder, RecipientKey, Refusal, RoleName,
+    Scope, Sealed, SessionId, SpiffeId, TargetName, Timestamp,
 };
 
 /// What an operator asks.
@@ -32,6 +32,32 @@ pub enum Ask {
     /// Revokes its leases, then removes every version.
     CredentialRemove {
         name: CredentialName,
+    },
+    /// Whether a value is the one that is stored. A sealed value is bound to the purpose `compare NAME`.
+    CredentialCompare {
+        name: CredentialName,
+        value: Sealed,
+    },
+    /// What agents hold in the credential's stead.
+    PlaceholderShow {
+        name: CredentialName,
+    },
+    /// Keeps the bytes of a file before `writ init` rewrites it, sealed as a credential is. Bound to the purpose
+    /// [`OriginalName::purpose`]. Takes the place of an earlier one of the same name.
+    OriginalKeep {
+        name: OriginalName,
+        original_sha256: String,
+        content: Sealed,
+    },
+    OriginalList,
+    /// Gives an original back, sealed to `recipient`. Refused while a program runs that could ask the same.
+    OriginalOpen {
+        name: OriginalName,
+        recipient: RecipientKey,
+    },
+    /// Drops an original: its file has it back.
+    OriginalForget {
+        name: OriginalName,
     },
     SessionList {
         ended: bool,
@@ -74,6 +100,22 @@ pub enum Ask {
     Stop,
 }
 
+/// Which original: the file, and what it was rewritten to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OriginalName {
+    /// Absolute, without symbolic links.
+    pub path: String,
+    /// SHA-256 of the file as writ wrote it, hexadecimal.
+    pub written_sha256: String,
+}
+
+impl OriginalName {
+    /// What the content is bound to when it crosses the socket, in either direction.
+    pub fn purpose(&self) -> String {
+        format!("original {} {}", self.written_sha256, self.path)
+    }
+}
+
 /// Where a credential's value is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -91,16 +133,44 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
-    Hello { version: u32, recipient: RecipientKey },
+    Hello {
+        version: u32,
+        recipient: RecipientKey,
+    },
     Status(Status),
     Done,
-    CredentialSet { version: u32, leases_revoked: usize },
-    Credentials { credentials: Vec<CredentialRow> },
-    Sessions { sessions: Vec<SessionRow> },
-    Leases { leases: Vec<LeaseRow> },
+    CredentialSet {
+        version: u32,
+        leases_revoked: usize,
+    },
+    Credentials {
+        credentials: Vec<CredentialRow>,
+    },
+    /// `None`: no value is stored.
+    Compared {
+        same: Option<bool>,
+    },
+    Placeholder {
+        placeholder: Placeholder,
+    },
+    Originals {
+        originals: Vec<OriginalRow>,
+    },
+    Original {
+        content: Sealed,
+    },
+    Sessions {
+        sessions: Vec<SessionRow>,
+    },
+    Leases {
+        leases: Vec<LeaseRow>,
+    },
     Trust(TrustView),
     /// The most recent first; `more` were left out.
-    Seen { hosts: Vec<SeenRow>, more: usize },
+    Seen {
+        hosts: Vec<SeenRow>,
+        more: usize,
+    },
     Refused(Refusal),
 }
 
@@ -192,6 +262,15 @@ pub struct CredentialRow {
     pub env: Vec<String>,
     pub targets: Vec<TargetName>,
     pub leases: usize,
+}
+
+/// A file that writ rewrote, without what was in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginalRow {
+    #[serde(flatten)]
+    pub name: OriginalName,
+    pub original_sha256: String,
+    pub kept_at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

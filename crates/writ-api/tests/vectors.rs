@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
     control::{
-        self, Answer, Ask, CredentialRow, LeaseRow, Proof, SeenRow, SessionRow, Status, TrustState, TrustView,
+        self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, Proof, SeenRow, SessionRow,
+        Status, TrustState, TrustView,
     },
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
@@ -73,12 +74,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         program: "/usr/bin/python3".into(),
         script: Some("/home/ada/agent.py".into()),
         level: Level::Confined,
-        doors: vec![
-            Door::Proxy,
-            Door::Capture { port: 443 },
-            Door::DnsUdp,
-            Door::DnsTcp,
-        ],
+        doors: vec![Door::Proxy, Door::Capture { port: 443 }, Door::DnsUdp, Door::DnsTcp],
         password_sha256: None,
         resumed_from: Some(session()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
@@ -152,6 +148,12 @@ fn asks() -> Vec<Ask> {
         },
         Ask::CredentialList,
         Ask::CredentialRemove { name: name() },
+        Ask::CredentialCompare { name: name(), value: sealed() },
+        Ask::PlaceholderShow { name: name() },
+        Ask::OriginalKeep { name: original(), original_sha256: "cd".repeat(32), content: sealed() },
+        Ask::OriginalList,
+        Ask::OriginalOpen { name: original(), recipient: recipient() },
+        Ask::OriginalForget { name: original() },
         Ask::SessionList { ended: false },
         Ask::SessionShow { session },
         Ask::SessionRevoke { session },
@@ -198,12 +200,23 @@ fn answers() -> Vec<Answer> {
         Answer::Credentials { credentials: vec![credential_row()] },
         Answer::Sessions { sessions: vec![session_row()] },
         Answer::Leases { leases: vec![lease_row()] },
+        Answer::Compared { same: Some(true) },
+        Answer::Compared { same: None },
+        Answer::Placeholder { placeholder: placeholder() },
+        Answer::Originals {
+            originals: vec![OriginalRow { name: original(), original_sha256: "cd".repeat(32), kept_at: NOW }],
+        },
+        Answer::Original { content: sealed() },
         Answer::Trust(trust_view(TrustState::Untrusted)),
         Answer::Trust(trust_view(TrustState::Changed)),
         Answer::Trust(trust_view(TrustState::Trusted)),
         Answer::Seen { hosts: vec![seen_row()], more: 0 },
         Answer::Refused(refusal()),
     ]
+}
+
+fn original() -> OriginalName {
+    OriginalName { path: "/home/ada/project/.env".into(), written_sha256: "ab".repeat(32) }
 }
 
 fn credential_row() -> CredentialRow {
@@ -426,10 +439,16 @@ fn every_variant_has_an_example() {
         Ask::LeaseShow { .. } => 10,
         Ask::LeaseRevoke { .. } => 11,
         Ask::Stop => 12,
-        Ask::Prove { .. } => 13,
-        Ask::TrustShow { .. } => 14,
-        Ask::TrustGrant { .. } => 15,
-        Ask::Seen { .. } => 16,
+        Ask::CredentialCompare { .. } => 13,
+        Ask::PlaceholderShow { .. } => 14,
+        Ask::OriginalKeep { .. } => 15,
+        Ask::OriginalList => 16,
+        Ask::OriginalOpen { .. } => 17,
+        Ask::OriginalForget { .. } => 18,
+        Ask::Prove { .. } => 19,
+        Ask::TrustShow { .. } => 20,
+        Ask::TrustGrant { .. } => 21,
+        Ask::Seen { .. } => 22,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -440,13 +459,17 @@ fn every_variant_has_an_example() {
         Answer::Sessions { .. } => 5,
         Answer::Leases { .. } => 6,
         Answer::Refused(_) => 7,
-        Answer::Trust(_) => 8,
-        Answer::Seen { .. } => 9,
+        Answer::Compared { .. } => 8,
+        Answer::Placeholder { .. } => 9,
+        Answer::Originals { .. } => 10,
+        Answer::Original { .. } => 11,
+        Answer::Trust(_) => 12,
+        Answer::Seen { .. } => 13,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
-    all_of(&asks(), ask, 17);
-    all_of(&answers(), answer, 10);
+    all_of(&asks(), ask, 23);
+    all_of(&answers(), answer, 14);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {

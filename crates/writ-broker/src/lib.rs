@@ -12,6 +12,7 @@ mod door;
 mod fault;
 pub mod keyring;
 mod leases;
+mod originals;
 pub mod policy;
 mod records;
 pub mod registration;

@@ -27,7 +27,7 @@ use crate::{
     door::Unlocked,
     fault,
     keyring::InstallationFault,
-    leases,
+    leases, originals,
     records::{self, Command},
     sessions::{self, End},
     store::{LeaseFilter, LeaseRecord},
@@ -132,6 +132,12 @@ async fn recorded(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Resul
         Ask::CredentialSet { .. } => "credential set",
         Ask::CredentialList => "credential list",
         Ask::CredentialRemove { .. } => "credential remove",
+        Ask::CredentialCompare { .. } => "credential compare",
+        Ask::PlaceholderShow { .. } => "placeholder show",
+        Ask::OriginalKeep { .. } => "original keep",
+        Ask::OriginalList => "original list",
+        Ask::OriginalOpen { .. } => "original open",
+        Ask::OriginalForget { .. } => "original forget",
         Ask::SessionList { .. } => "session list",
         Ask::SessionShow { .. } => "session show",
         Ask::SessionRevoke { .. } => "session revoke",
@@ -142,7 +148,10 @@ async fn recorded(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Resul
         Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => "other",
     };
     let credential = match &ask {
-        Ask::CredentialSet { name, .. } | Ask::CredentialRemove { name } => Some(name.clone()),
+        Ask::CredentialSet { name, .. }
+        | Ask::CredentialRemove { name }
+        | Ask::CredentialCompare { name, .. }
+        | Ask::PlaceholderShow { name } => Some(name.clone()),
         Ask::SessionShow { session } | Ask::SessionRevoke { session } => {
             named.0 = Some(session.to_string());
             None
@@ -177,6 +186,23 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
         }
         Ask::CredentialList => Ok(Answer::Credentials { credentials: credentials::list(broker).await? }),
         Ask::CredentialRemove { name } => credentials::remove(broker, &name).await.map(|_| Answer::Done),
+        Ask::CredentialCompare { name, value } => {
+            Ok(Answer::Compared { same: originals::compare(broker, open, &name, &value).await? })
+        }
+        Ask::PlaceholderShow { name } => {
+            let rules = broker.rules.newest()?;
+            let credential = rules.credential(&name)?;
+            let placeholder = open.vault.placeholder(&credential.name, &credential.shape);
+            Ok(Answer::Placeholder { placeholder })
+        }
+        Ask::OriginalKeep { name, original_sha256, content } => {
+            originals::keep(broker, open, name, &original_sha256, &content).await.map(|()| Answer::Done)
+        }
+        Ask::OriginalList => Ok(Answer::Originals { originals: originals::list(broker).await? }),
+        Ask::OriginalOpen { name, recipient } => {
+            Ok(Answer::Original { content: originals::open(broker, open, &name, &recipient).await? })
+        }
+        Ask::OriginalForget { name } => originals::forget(broker, name).await.map(|()| Answer::Done),
         Ask::SessionList { ended } => {
             let sessions = broker.store.sessions(ended).await.map_err(fault::store)?;
             let rows = sessions.into_iter().take(ROWS_MAX).map(|record| rows::session(broker, record));

@@ -28,8 +28,8 @@ use crate::{
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
-        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, SessionRecord, SqliteStore, Store,
-        StoreFault,
+        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, SessionRecord,
+        SqliteStore, Store, StoreFault,
     },
 };
 
@@ -116,6 +116,10 @@ impl Store for Faulty {
 
     fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>> {
         self.sound.credentials()
+    }
+
+    fn originals(&self) -> BoxFuture<'_, Result<Vec<OriginalRecord>, StoreFault>> {
+        self.sound.originals()
     }
 
     fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>> {

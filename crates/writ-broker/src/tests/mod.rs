@@ -4,5 +4,6 @@ mod brokerage;
 mod control;
 mod harness;
 mod leases;
+mod originals;
 mod recovery;
 mod run;

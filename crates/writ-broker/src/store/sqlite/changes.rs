@@ -8,7 +8,9 @@ use super::{
     fault::{fault, plain},
     rows,
 };
-use crate::store::{Change, CredentialVersion, LeaseRecord, SessionRecord, StoreFault, StoredValue};
+use crate::store::{
+    Change, CredentialVersion, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+};
 
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreFault> {
     match change {
@@ -17,6 +19,14 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
             let removed =
                 run(connection, "DELETE FROM credential_versions WHERE name = ?1", [name.as_str()])?;
             if removed == 0 { Err(StoreFault::Missing(format!("credential {name}"))) } else { Ok(()) }
+        }
+        Change::PutOriginal(record) => put_original(connection, record),
+        Change::RemoveOriginal { path, written_sha256 } => {
+            let sql = "DELETE FROM originals WHERE path = ?1 AND written_sha256 = ?2";
+            match run(connection, sql, params![path, written_sha256])? {
+                0 => Err(StoreFault::Missing(format!("original of {path}"))),
+                _ => Ok(()),
+            }
         }
         Change::OpenSession(record) => open_session(connection, record),
         Change::EndSession { session, at, end } => end_session(connection, *session, *at, end),
@@ -46,6 +56,13 @@ fn put_credential(connection: &Connection, row: &CredentialVersion) -> Result<()
         })
         .map_err(|error| fault(error, || format!("credential {}, version {}", row.name, row.version)))
         .map(drop)
+}
+
+fn put_original(connection: &Connection, row: &OriginalRecord) -> Result<(), StoreFault> {
+    let sql = "INSERT OR REPLACE INTO originals (path, written_sha256, original_sha256, sealed, kept_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)";
+    let (written, original) = (row.written_sha256, row.original_sha256);
+    run(connection, sql, params![row.path, written, original, row.sealed, row.kept_at.millis()]).map(drop)
 }
 
 fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), StoreFault> {

@@ -7,7 +7,9 @@ use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
 use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
 
 use super::fault::plain;
-use crate::store::{CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, StoreFault, StoredValue};
+use crate::store::{
+    CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+};
 
 /// How many sessions, and how many ended leases, one answer holds.
 pub(super) const SCAN_MAX: u32 = 1000;
@@ -75,6 +77,12 @@ pub(super) fn credentials(connection: &Connection) -> Result<Vec<CredentialVersi
             (SELECT max(version) FROM credential_versions WHERE name = this.name) ORDER BY name"
     );
     all(connection, sql, (), decode_credential)
+}
+
+pub(super) fn originals(connection: &Connection) -> Result<Vec<OriginalRecord>, StoreFault> {
+    let sql = "SELECT path, written_sha256, original_sha256, sealed, kept_at FROM originals
+         ORDER BY path, kept_at DESC LIMIT ?1";
+    all(connection, sql, [SCAN_MAX], decode_original)
 }
 
 pub(super) fn session(
@@ -148,6 +156,17 @@ fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {
         _ => return Err(StoreFault::Damaged(format!("credential {name} has no one value"))),
     };
     Ok(CredentialVersion { name, version, value, set_at: cells.instant()? })
+}
+
+fn decode_original(row: &Row<'_>) -> Result<OriginalRecord, StoreFault> {
+    let mut cells = Cells(row, 0);
+    Ok(OriginalRecord {
+        path: cells.take()?,
+        written_sha256: cells.take()?,
+        original_sha256: cells.take()?,
+        sealed: cells.take()?,
+        kept_at: cells.instant()?,
+    })
 }
 
 fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
