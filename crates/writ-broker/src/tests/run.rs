@@ -11,7 +11,7 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher, Open, Opened},
 };
-use writ_core::{DOORS_MAX, Level, RefusalKind, SessionId};
+use writ_core::{DOORS_MAX, RefusalKind, SessionId};
 
 use super::harness::{Home, KEY, Life, ask_open, until};
 
