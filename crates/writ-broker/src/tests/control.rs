@@ -6,7 +6,7 @@ use tokio::{
 };
 use writ_api::{
     VERSION,
-    control::{Answer, Ask, Value},
+    control::{Answer, Ask, OriginalName, Value},
     frame,
     seal::{self, Place},
 };
@@ -206,9 +206,17 @@ async fn while_locked_only_status_unlock_and_stop_are_answered() {
     let set = operator.set(KEY, "credential c");
     let name: writ_core::CredentialName = "c".parse().unwrap();
     let lease = writ_core::LeaseId::new(writ_core::Timestamp::from_millis(1), &[1; 10]);
+    let original = OriginalName { path: "/a/.env".into(), written_sha256: "ab".repeat(32) };
+    let sealed = operator.seal(KEY, "compare c");
     for ask in [
         set,
         Ask::CredentialList,
+        Ask::CredentialCompare { name: name.clone(), value: sealed.clone() },
+        Ask::PlaceholderShow { name: name.clone() },
+        Ask::OriginalKeep { name: original.clone(), original_sha256: "ab".repeat(32), content: sealed },
+        Ask::OriginalList,
+        Ask::OriginalOpen { name: original.clone(), recipient: operator.recipient.clone() },
+        Ask::OriginalForget { name: original },
         Ask::CredentialRemove { name },
         Ask::SessionList { ended: true },
         Ask::SessionShow { session: stranger },

@@ -2,7 +2,9 @@
 
 mod brokerage;
 mod control;
+mod doors;
 mod harness;
 mod leases;
+mod originals;
 mod recovery;
 mod run;
