@@ -70,6 +70,10 @@ fn wishes(launch: &Launch<'_>, opened: &Opened) -> Result<Wishes, Fault> {
     let gone = || Fault::new("the current directory is gone", "cd to a directory that exists");
     let own = EtcFile { path: OWN_CERTIFICATE.into(), content: opened.ca_pem.as_str().into() };
     let paths = launch.paths;
+    let layers = paths.layers();
+    crate::paths::private_directory(&layers).map_err(|error| {
+        Fault::new(format!("{}: {error}", layers.display()), "free some space, or make it yours")
+    })?;
     let hidden = [Some(paths.state.as_path()), Some(&paths.run), paths.config.parent()];
     Ok(Wishes {
         directory: launch.directory.clone().ok_or_else(gone)?.into(),
@@ -81,7 +85,7 @@ fn wishes(launch: &Launch<'_>, opened: &Opened) -> Result<Wishes, Fault> {
         home: Vec::new(),
         replacements: replacements(opened),
         read_only: Vec::new(),
-        layers: Some(paths.layers().into()),
+        layers: Some(layers.into()),
     })
 }
 
