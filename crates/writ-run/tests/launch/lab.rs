@@ -15,7 +15,9 @@ use rustix::{
     stdio::dup2_stdout,
 };
 use writ_core::Door;
-use writ_run::{Bytes, Event, NetworkPlan, Plan, Prepared, ProcessPlan, Running, StepFault, Terminal, View};
+use writ_run::{
+    Bytes, Event, NetworkPlan, Plan, Prepared, ProcessPlan, Running, StepFault, Terminal, View, Wishes,
+};
 
 /// Longer than anything here takes, unless it hangs.
 pub const LONG: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -32,7 +34,7 @@ impl Lab {
     pub fn new() -> Self {
         assert!(writ_sys::harden_process().holds());
         writ_sys::SignalQueue::of(&[15, 2]).unwrap();
-        std::thread::spawn(|| std::thread::park());
+        std::thread::spawn(std::thread::park);
         let plan = NetworkPlan { captured: vec![80, 443, 22], proxy_port: 0 };
         let (prepared, doors, captured) = Prepared::new(&plan).unwrap();
         Self { prepared, doors, proxy_port: captured.proxy_port }
@@ -65,9 +67,12 @@ impl Lab {
     }
 }
 
-/// What the agent sees: as much as possible, since what is hidden is another matter.
+/// What an agent sees that works in the current directory, with a home in memory.
 pub fn view() -> View {
-    View::default()
+    let directory = std::env::current_dir().unwrap();
+    let wishes = Wishes { directory: directory.into(), ..Wishes::default() };
+    let facts = writ_run::view::Facts::gather(&wishes).unwrap();
+    writ_run::view::plan(&facts, &wishes).unwrap().view
 }
 
 pub fn own(arguments: &[&str]) -> ProcessPlan {

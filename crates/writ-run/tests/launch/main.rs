@@ -25,8 +25,7 @@ mod walls;
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-    path::Path,
+    os::unix::fs::{PermissionsExt, chown},
     process::{Command, ExitCode, Output, Stdio},
     sync::{
         Mutex,
@@ -34,8 +33,10 @@ use std::{
     },
 };
 
+use tempfile::TempDir;
+
 /// `nobody`, on every Linux that we know.
-const NOBODY: &str = "65534";
+const NOBODY: u32 = 65534;
 /// Cases that run at the same time. They mostly wait for each other's processes.
 const PARALLEL: usize = 4;
 
@@ -64,25 +65,21 @@ fn all() -> Vec<Case> {
 }
 
 fn run_all(filter: Option<&str>) -> ExitCode {
-    let directory = tempfile::Builder::new().prefix("writ-launch-").tempdir().unwrap();
-    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    let program = directory.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let accounts: &[bool] = if rustix::process::geteuid().is_root() { &[false, true] } else { &[false] };
+    let root = rustix::process::geteuid().is_root();
+    let accounts: Vec<Account> = [false, true][..if root { 2 } else { 1 }].iter().map(Account::new).collect();
     let chosen = all().into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
-    let jobs: Vec<(Case, bool)> =
-        chosen.flat_map(|case| accounts.iter().map(move |&nobody| (case, nobody))).collect();
+    let jobs: Vec<(Case, &Account)> =
+        chosen.flat_map(|case| accounts.iter().map(move |account| (case, account))).collect();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..PARALLEL {
             scope.spawn(|| {
-                while let Some(((name, _), nobody)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let output = run_one(&program, name, *nobody);
-                    let account = if *nobody { "nobody" } else { "caller" };
+                while let Some(((name, _), account)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let output = account.run(name);
                     let good = output.status.success();
-                    println!("test {name} ({account}) ... {}", if good { "ok" } else { "FAILED" });
+                    println!("test {name} ({}) ... {}", account.name(), if good { "ok" } else { "FAILED" });
                     if !good {
-                        failed.lock().unwrap().push((name, account, output));
+                        failed.lock().unwrap().push((name, account.name(), output));
                     }
                 }
             });
@@ -97,13 +94,40 @@ fn run_all(filter: Option<&str>) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_one(program: &Path, name: &str, nobody: bool) -> Output {
-    let mut command = if nobody {
+/// Somebody with a home, and with work that is this binary.
+struct Account {
+    directory: TempDir,
+    nobody: bool,
+}
+
+impl Account {
+    fn new(nobody: &bool) -> Self {
+        let directory = tempfile::Builder::new().prefix("writ-launch-").tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        for name in ["home", "work"] {
+            let place = directory.path().join(name);
+            fs::create_dir(&place).unwrap();
+            if *nobody {
+                chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        fs::copy(std::env::current_exe().unwrap(), directory.path().join("work/program")).unwrap();
+        Self { directory, nobody: *nobody }
+    }
+
+    fn name(&self) -> &'static str {
+        if self.nobody { "nobody" } else { "caller" }
+    }
+
+    fn run(&self, case: &str) -> Output {
+        let program = self.directory.path().join("work/program");
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs"]).arg(program);
-        command
-    } else {
-        Command::new(program)
-    };
-    command.args(["case", name]).stdin(Stdio::null()).current_dir("/").output().unwrap()
+        if self.nobody {
+            let id = NOBODY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--no-new-privs"]);
+        }
+        command.arg(program).args(["case", case]).stdin(Stdio::null());
+        command.env("HOME", self.directory.path().join("home"));
+        command.current_dir(self.directory.path().join("work")).output().unwrap()
+    }
 }

