@@ -3,7 +3,12 @@
 //! Each test runs itself again under `unshare` (util-linux), where it is alone in new user, mount and PID namespaces: it builds the view
 //! there, enters it, and runs a shell script whose exit status is the answer. A rule that is taken away makes its script fail.
 
-#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy does not see that the helpers here are tests"
+)]
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
