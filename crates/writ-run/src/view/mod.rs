@@ -77,7 +77,7 @@ enum Content {
     /// A read-only file of ours.
     File { source: Source },
     /// Nothing: an empty, read-only directory or file over what the host has there.
-    Cover { directory: bool },
+    Cover,
 }
 
 /// The home: the real one below, a layer above.
