@@ -315,7 +315,7 @@ fn the_window_may_change_its_size() {
             pty.resize(rows, columns).unwrap();
             pty.wait_for(&format!("{rows} {columns}")).unwrap();
         }
-        enter(&mut pty, "");
+        pty.press(INTERRUPT).unwrap();
         pty.wait_for("outer> ").unwrap();
     });
 }
@@ -376,6 +376,8 @@ fn a_run_in_the_background_stays_there_until_it_asks() {
         let (p, mut pty) = (place.prefix(), place.bash());
         enter(&mut pty, "set -b");
         enter(&mut pty, &format!("{p}bash -c 'read x; echo got-$x; exit 6' &"));
+        pty.wait_for("Stopped").unwrap();
+        enter(&mut pty, "jobs -l");
         pty.wait_for("Stopped (tty input)").unwrap();
         assert_eq!(pty.foreground().unwrap(), pty.leader());
         enter(&mut pty, "fg");
@@ -424,19 +426,22 @@ fn signals_to_the_launcher_are_meant_for_the_program() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
         for signal in ["HUP", "INT", "TERM", "USR1", "USR2", "QUIT"] {
-            // Both with the terminal and in a pipeline.
-            for pipe in ["", "| cat"] {
-                let program = format!(
-                    "{p}bash -c 'trap \"echo had-{signal}; exit 7\" {signal}; {READY2}; while :; do sleep 0.01; done' {pipe}"
+            // With a group of its own, and in ours.
+            for out in ["/dev/tty", "out"] {
+                let program = format!("trap \"echo had-{signal} >{out}; exit 7\" {signal}; {READY2} >&2");
+                let redirect = if out == "out" { ">out" } else { "" };
+                enter(
+                    &mut pty,
+                    &format!("{p}bash -c '{program}; while :; do sleep 0.01; done' {redirect} &"),
                 );
-                let head = format!("{} >&2", program.trim_end());
-                let line = if pipe.is_empty() { format!("{program} &") } else { format!("({head}) &") };
-                enter(&mut pty, &line);
                 pty.wait_for("ready").unwrap();
-                enter(&mut pty, &format!("kill -{signal} %%"));
-                pty.wait_for(&format!("had-{signal}")).unwrap();
-                enter(&mut pty, "wait; echo all-$((1+1))");
-                pty.wait_for("all-2").unwrap();
+                enter(&mut pty, &format!("kill -{signal} $!; wait $!; echo status=$?.; cat out"));
+                pty.wait_for("status=7.").unwrap();
+                assert!(pty.transcript().contains(&format!("\nhad-{signal}")) || out == "out");
+                if out == "out" {
+                    pty.wait_for(&format!("had-{signal}")).unwrap();
+                }
+                pty.wait_for("outer> ").unwrap();
             }
         }
         enter(&mut pty, &format!("{p}sleep 1000 & kill $!; wait $!"));

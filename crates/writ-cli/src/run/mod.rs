@@ -73,7 +73,7 @@ fn supervise(
     let facts = TerminalFacts::gather();
     let terminal = Terminal::decide(&facts);
     let job = Job::new(&facts, terminal).map_err(failed)?;
-    let signals = supervise::signals(terminal).map_err(failed)?;
+    let signals = supervise::signals().map_err(failed)?;
     let published = published(publish)?;
     let plan = program.plan(environment, terminal);
     let agent = Plain::start(Plain::command(&plan), terminal, &signals).map_err(|fault| {
