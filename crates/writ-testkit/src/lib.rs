@@ -4,6 +4,7 @@
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
 //!   Scene ── all of these together, configured for some providers
+//!   Pty ── a person at a terminal
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
 //!
@@ -20,6 +21,7 @@ mod generic;
 mod git_server;
 mod home;
 mod providers;
+mod pty;
 mod scene;
 mod seen;
 mod serve;
@@ -32,6 +34,7 @@ pub use canary::{Canary, Shape};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
 pub use home::{Config, Home, Ran, Spawned, Target, ended};
+pub use pty::Pty;
 pub use scene::{Provider, ROLE, Scene, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};

@@ -74,7 +74,7 @@ impl<'a> Launch<'a> {
             program,
             directory: std::env::current_dir().ok(),
             job: Job::new(&facts, terminal).map_err(failed)?,
-            signals: supervise::signals(terminal).map_err(failed)?,
+            signals: supervise::signals().map_err(failed)?,
             terminal,
         })
     }
