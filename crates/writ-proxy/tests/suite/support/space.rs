@@ -81,6 +81,7 @@ impl Space {
             let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true).unwrap();
+                sockopt::set_ipv6_freebind(&socket, true).unwrap();
             }
             bind(&socket, &address).unwrap();
             listen(&socket, 4096).unwrap();
