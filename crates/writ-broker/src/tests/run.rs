@@ -11,7 +11,7 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher, Open, Opened},
 };
-use writ_core::{DOORS_MAX, RefusalKind, SessionId};
+use writ_core::{DOORS_MAX, Door, RefusalKind, SessionId};
 
 use super::harness::{Home, KEY, Life, ask_open, until};
 
@@ -43,6 +43,14 @@ impl Launcher {
             FromBroker::Refused(refusal) => Err(refusal),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Sends a later message with `sockets` beside it.
+    fn pass(&mut self, message: &FromLauncher, sockets: &[TcpListener]) {
+        let raw = StdStream::from(self.0.as_fd().try_clone_to_owned().unwrap());
+        let bytes = frame::encode(message).unwrap();
+        let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        assert_eq!(writ_sys::send_with_fds(&raw, &bytes, &descriptors).unwrap(), bytes.len());
     }
 
     async fn receive(&mut self) -> FromBroker {
@@ -104,6 +112,28 @@ async fn a_second_opening_on_one_connection_ends_the_session() {
     let (mut launcher, opened) = Launcher::open(&life, &home, ask_open()).await.unwrap();
     frame::send(&mut launcher.0, &FromLauncher::Open(ask_open())).await.unwrap();
     assert_eq!(ended(&life, opened.session).await, "launcher-gone");
+}
+
+#[tokio::test]
+async fn doors_that_a_session_may_not_have_end_it() {
+    let home = Home::new();
+    let life = home.life().await;
+    let (mut launcher, opened) = Launcher::open(&life, &home, ask_open()).await.unwrap();
+    let doors = FromLauncher::Doors { doors: vec![Door::Local { port: 5432 }] };
+    launcher.pass(&doors, &[TcpListener::bind("127.0.0.1:0").unwrap()]);
+    let why = "the launcher brought a socket that the session may not have".to_owned();
+    assert_eq!(launcher.receive().await, FromBroker::Ended { why });
+    assert_eq!(ended(&life, opened.session).await, "doors");
+}
+
+#[tokio::test]
+async fn doors_without_their_descriptors_end_it() {
+    let home = Home::new();
+    let life = home.life().await;
+    let (mut launcher, opened) = Launcher::open(&life, &home, ask_open()).await.unwrap();
+    launcher.pass(&FromLauncher::Doors { doors: vec![Door::Local { port: 5432 }] }, &[]);
+    assert!(matches!(launcher.receive().await, FromBroker::Ended { .. }));
+    assert_eq!(ended(&life, opened.session).await, "doors");
 }
 
 #[tokio::test]
