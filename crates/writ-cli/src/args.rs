@@ -77,6 +77,9 @@ pub struct Run {
     /// Refuse to start below this level: advisory, restricted or confined
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub require: Option<writ_core::Level>,
+    /// Show a server of the program on the host's loopback: PORT, or HOST_PORT:PORT
+    #[arg(long, value_name = "PORT")]
+    pub publish: Vec<writ_run::Publish>,
     /// Ask for the level advisory, which is all that this release has
     #[arg(long)]
     pub no_confine: bool,

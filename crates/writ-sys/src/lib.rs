@@ -11,6 +11,7 @@
 //! | [`descriptors`] | file descriptors passed over a Unix socket |
 //! | [`harden`] | a process that holds secrets: no core dump, no tracing, no swap |
 //! | [`child`] | children that die with us, sessions of their own, default signals |
+//! | [`jobs`] | process groups and the terminal's foreground |
 //! | [`pidfd`] | processes held by descriptor, so that a reused pid cannot be meant |
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
 pub mod harden;
+pub mod jobs;
 pub mod peer;
 pub mod pidfd;
 pub mod signals;
@@ -44,6 +46,10 @@ pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
 pub use harden::{Hardening, harden_process};
+pub use jobs::{
+    own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
+    terminal_session,
+};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
 pub use signals::{SignalQueue, raise_to_signal_death};
