@@ -12,9 +12,11 @@
 //! what a real provider could not know to be wrong: a placeholder, a proxy's own headers, two credentials, the
 //! key of another host. Absent: mocks of our own traits. Crates fake those themselves, next to the trait.
 
+mod account;
 mod answer;
 mod ca;
 mod canary;
+mod config;
 mod control;
 mod demand;
 mod generic;
@@ -29,13 +31,15 @@ mod standin;
 
 use std::io;
 
+pub use account::{Who, bring};
 pub use ca::{Ca, LeafDefect};
 pub use canary::{Canary, Shape};
+pub use config::{Config, Target};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
-pub use home::{Config, Home, Ran, Spawned, Target, ended};
+pub use home::{Home, Ran, Spawned, ended};
 pub use pty::Pty;
-pub use scene::{Provider, ROLE, Scene, ask_through, until};
+pub use scene::{Provider, ROLE, Scene, SceneConfig, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};
 
