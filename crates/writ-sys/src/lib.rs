@@ -18,6 +18,7 @@
 //! | [`groups`] | process groups and sessions, also those whose leader we cannot see |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
+//! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
 //! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
 //!
@@ -38,6 +39,8 @@ pub mod harden;
 pub mod inherit;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
+#[cfg(target_os = "linux")]
+pub mod notify;
 pub mod peer;
 pub mod pidfd;
 #[cfg(target_os = "linux")]
@@ -60,6 +63,10 @@ pub use harden::{Hardening, harden_process};
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};
 #[cfg(target_os = "linux")]
 pub use namespaces::{mount_setattr, netns_cookie, unshare};
+#[cfg(target_os = "linux")]
+pub use notify::{
+    Answer, Notification, answer_notification, landlock_abi, notification_waits, receive_notification,
+};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
 #[cfg(target_os = "linux")]
