@@ -18,12 +18,16 @@
 
 pub mod agent;
 pub mod bytes;
+mod launch;
 pub mod plan;
+mod stage;
 pub mod step;
 pub mod view;
 
 pub use agent::Event;
 pub use bytes::{Bytes, RawPath};
+pub use launch::{Doors, Prepared, Running, probe};
 pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
+pub use stage::stage;
 pub use step::{Step, StepFault};
 pub use view::View;
