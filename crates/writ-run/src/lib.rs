@@ -20,6 +20,7 @@ pub mod agent;
 pub mod bytes;
 mod launch;
 pub mod plan;
+pub mod restricted;
 mod stage;
 pub mod step;
 pub mod view;
