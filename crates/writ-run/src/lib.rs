@@ -21,6 +21,7 @@ pub mod bytes;
 mod launch;
 pub mod plan;
 pub mod publish;
+pub mod restricted;
 mod stage;
 pub mod step;
 pub mod terminal;

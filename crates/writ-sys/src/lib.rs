@@ -18,6 +18,7 @@
 //! | [`terminal`] | a passphrase read from the terminal |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
+//! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
 //! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
 //!
@@ -38,6 +39,8 @@ pub mod inherit;
 pub mod jobs;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
+#[cfg(target_os = "linux")]
+pub mod notify;
 pub mod peer;
 pub mod pidfd;
 #[cfg(target_os = "linux")]
@@ -63,6 +66,10 @@ pub use jobs::{
 };
 #[cfg(target_os = "linux")]
 pub use namespaces::{mount_setattr, netns_cookie, unshare};
+#[cfg(target_os = "linux")]
+pub use notify::{
+    Answer, Notification, answer_notification, landlock_abi, notification_waits, receive_notification,
+};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
 #[cfg(target_os = "linux")]
