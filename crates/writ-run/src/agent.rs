@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::Command,
+    process::{Child, Command},
 };
 
 use rustix::{
@@ -171,17 +171,32 @@ impl Plain {
     /// # Errors
     /// The step [`Step::Execute`] when the program cannot be executed, [`Step::Spawn`] when we cannot wait for it.
     pub fn start(mut command: Command, terminal: Terminal, signals: &SignalQueue) -> Result<Self, StepFault> {
-        // Where our caller ignores it, children are reaped unseen, ours and the agent's.
-        writ_sys::reset_signal(SIGCHLD).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
-        let changes = SignalQueue::of(&[SIGCHLD]).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
-        let leads = matches!(terminal, Terminal::OwnGroup { .. });
         if let Terminal::OwnGroup { foreground } = terminal {
             writ_sys::own_group(&mut command, foreground);
         }
         let name = command.get_program().display().to_string();
-        let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
-        let child = started.map_err(StepFault::at(Step::Execute, name))?;
-        Ok(Self { pid: Pid::from_child(&child), leads, changes, told_start: false, ended: false })
+        let start = || {
+            let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
+            Ok((started.map_err(StepFault::at(Step::Execute, name))?, ()))
+        };
+        Self::adopt(terminal, start).map(|(plain, ())| plain)
+    }
+
+    /// Watches a child that `start` makes, which sees to its process group and its signals itself.
+    ///
+    /// # Errors
+    /// Those of `start`, and [`Step::Spawn`] when we cannot wait for it.
+    pub fn adopt<T>(
+        terminal: Terminal,
+        start: impl FnOnce() -> Result<(Child, T), StepFault>,
+    ) -> Result<(Self, T), StepFault> {
+        // Where our caller ignores it, children are reaped unseen, ours and the agent's. And it is blocked before there is another
+        // thread, which would take it.
+        writ_sys::reset_signal(SIGCHLD).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
+        let changes = SignalQueue::of(&[SIGCHLD]).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
+        let (child, more) = start()?;
+        let leads = terminal.is_own_group();
+        Ok((Self { pid: Pid::from_child(&child), leads, changes, told_start: false, ended: false }, more))
     }
 
     fn next(&mut self) -> io::Result<Option<Event>> {

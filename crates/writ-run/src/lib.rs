@@ -30,7 +30,9 @@ pub mod view;
 pub use agent::{Agent, Event, Plain};
 pub use bytes::{Bytes, RawPath};
 pub use launch::{Doors, Prepared, Running, probe};
-pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
+pub use plan::{
+    Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Seeding, Terminal, Wishes,
+};
 pub use publish::{Publish, Published};
 pub use stage::stage;
 pub use step::{Step, StepFault};

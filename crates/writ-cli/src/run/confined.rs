@@ -7,7 +7,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use writ_api::run::Opened;
@@ -18,11 +18,11 @@ use writ_run::{
 };
 
 use super::{
-    Request,
+    Request, agents,
     environment::{self, Way},
     launch::{Failed, Keep, Launch, Started},
 };
-use crate::{env_vars, fault::Fault};
+use crate::fault::Fault;
 
 /// The session's certificate alone, for programs that add it to their own.
 const OWN_CERTIFICATE: &str = "ssl/writ-session.pem";
@@ -37,9 +37,9 @@ pub fn start(launch: &Launch<'_>) -> Result<Started, Failed> {
     let late = prepared.bind(&late(&session.opened))?;
     session.add(&late)?;
     doors.extend(late);
-    let wishes = wishes(launch, &session.opened)?;
-    let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
     let process = process(launch, &session.opened, captured);
+    let wishes = wishes(launch, &session.opened, &process)?;
+    let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
     let running = prepared.start(&Plan { view: planned.view, process })?;
     for note in planned.notes.iter().map(String::as_str).chain(running.notes().iter().map(String::as_str)) {
         launch.output.say(note);
@@ -66,36 +66,24 @@ fn late(opened: &Opened) -> Vec<(Door, SocketAddr)> {
 }
 
 /// What the session asks of the view.
-fn wishes(launch: &Launch<'_>, opened: &Opened) -> Result<Wishes, Fault> {
-    let gone = || Fault::new("the current directory is gone", "cd to a directory that exists");
+fn wishes(launch: &Launch<'_>, opened: &Opened, process: &ProcessPlan) -> Result<Wishes, Fault> {
     let own = EtcFile { path: OWN_CERTIFICATE.into(), content: opened.ca_pem.as_str().into() };
-    let paths = launch.paths;
-    let layers = paths.layers();
+    let layers = launch.paths.layers();
     crate::paths::private_directory(&layers).map_err(|error| {
         Fault::new(format!("{}: {error}", layers.display()), "free some space, or make it yours")
     })?;
-    let hidden = [Some(paths.state.as_path()), Some(&paths.run), paths.config.parent()];
     Ok(Wishes {
-        directory: launch.directory.clone().ok_or_else(gone)?.into(),
-        caches: opened.caches.iter().filter_map(|cache| expand(cache)).map(Into::into).collect(),
+        directory: launch.directory()?.into(),
+        caches: super::launch::caches(opened).map(Into::into).collect(),
         readable: launch.program.places().map(Into::into).collect(),
-        hidden: hidden.into_iter().flatten().map(Into::into).collect(),
+        hidden: launch.hidden(),
         ca_pem: opened.ca_pem.clone(),
-        etc: vec![own],
-        home: Vec::new(),
+        etc: agents::etc(process).chain([own]).collect(),
+        home: agents::home(process),
         replacements: replacements(opened),
         read_only: Vec::new(),
         layers: Some(layers.into()),
     })
-}
-
-/// `~/` of a cache is the caller's home; what is not absolute after that is no cache.
-fn expand(cache: &str) -> Option<PathBuf> {
-    let path = match cache.strip_prefix("~/") {
-        Some(rest) => PathBuf::from(std::env::var_os(env_vars::HOME)?).join(rest),
-        None => PathBuf::from(cache),
-    };
-    path.is_absolute().then_some(path)
 }
 
 /// Which placeholder stands for keys that begin how.

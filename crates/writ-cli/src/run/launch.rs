@@ -9,7 +9,7 @@ use writ_sys::SignalQueue;
 
 use super::{Program, Session, advisory, supervise};
 use crate::{
-    args,
+    args, env_vars,
     fault::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Fault},
     output::Output,
     paths::Paths,
@@ -43,6 +43,9 @@ pub struct Started {
 pub enum Keep {
     /// Its certificates, in files on the host.
     Bundle(super::bundle::Bundle),
+    /// Its certificates, its home, and the judge of its connections.
+    #[cfg(target_os = "linux")]
+    Restricted(super::restricted::Restricted),
     /// The doors of its network, which a later daemon can serve as well.
     #[cfg(target_os = "linux")]
     Doors(writ_run::Doors),
@@ -112,8 +115,23 @@ impl<'a> Launch<'a> {
             #[cfg(target_os = "linux")]
             Level::Confined => super::confined::start(self),
             Level::Advisory => advisory::start(self),
-            _ => Err(StepFault::new(Step::Landlock, "not on this system", 0).into()),
+            #[cfg(target_os = "linux")]
+            Level::Restricted => super::restricted::start(self),
+            #[cfg(not(target_os = "linux"))]
+            _ => Err(StepFault::new(Step::Unshare, "not on this system", 0).into()),
         }
+    }
+
+    /// Where the program starts.
+    pub fn directory(&self) -> Result<PathBuf, Fault> {
+        let gone = || Fault::new("the current directory is gone", "cd to a directory that exists");
+        self.directory.clone().ok_or_else(gone)
+    }
+
+    /// Writ's own places, which are in no agent's view.
+    pub fn hidden(&self) -> Vec<writ_run::RawPath> {
+        let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];
+        paths.into_iter().flatten().map(Into::into).collect()
     }
 
     fn tell(&self, started: &Started, fallen: &[(Level, StepFault)]) {
@@ -154,6 +172,8 @@ impl Keep {
         match self {
             Self::Bundle(bundle) => bundle.remove(),
             #[cfg(target_os = "linux")]
+            Self::Restricted(restricted) => restricted.remove(),
+            #[cfg(target_os = "linux")]
             Self::Doors(doors) => drop(doors),
         }
     }
@@ -176,6 +196,16 @@ impl From<Fault> for Failed {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
+}
+
+/// Directories that runs share. `~/` is the caller's home; what is not absolute after that is no cache.
+pub fn caches(opened: &Opened) -> impl Iterator<Item = PathBuf> {
+    let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
+    let expand = move |cache: &String| match cache.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None => PathBuf::from(cache),
+    };
+    opened.caches.iter().map(expand).filter(|path| path.is_absolute())
 }
 
 /// The best that this system can do.

@@ -12,12 +12,16 @@
 //! with the broker, and what is said to the person.
 
 mod advisory;
+#[cfg(target_os = "linux")]
+mod agents;
 mod bundle;
 #[cfg(target_os = "linux")]
 mod confined;
 mod environment;
 mod launch;
 mod program;
+#[cfg(target_os = "linux")]
+mod restricted;
 mod session;
 mod supervise;
 

@@ -31,7 +31,7 @@ mod worktree;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, RawPath};
+use crate::{Bytes, RawPath, Seeding};
 
 pub use enter::enter;
 pub use facts::Facts;
@@ -98,8 +98,7 @@ struct Seed {
     path: RawPath,
     content: Bytes,
     mode: u32,
-    /// Written although there is one.
-    replace: bool,
+    seed: Seeding,
 }
 
 /// What is different in `/etc`.
