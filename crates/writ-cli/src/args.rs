@@ -38,12 +38,14 @@ pub struct Common {
 pub enum Command {
     /// Run a program that uses credentials without holding them
     Run(Run),
-    /// Write the configuration, and take over the keys in the environment
+    /// Write the configuration, and take over the keys in the environment and in env files
     Init {
         /// Answer every question with yes
         #[arg(long)]
         yes: bool,
     },
+    /// Bring the env files that init rewrote back as they were
+    Restore(Restore),
     /// Store, list and remove credentials
     #[command(subcommand)]
     Credential(Credential),
@@ -83,6 +85,19 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub program: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The files; all that were rewritten where none is named
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Also files that were changed since, of which a copy is kept beside them
+    #[arg(long)]
+    pub force: bool,
 }
 
 fn parse_level(text: &str) -> Result<writ_core::Level, String> {

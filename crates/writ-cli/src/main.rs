@@ -15,6 +15,7 @@ mod daemon;
 mod demo;
 mod env_vars;
 mod fault;
+mod keys;
 mod output;
 mod paths;
 mod run;
@@ -70,6 +71,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
         Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Restore(args) => return commands::restore::run(&paths, output, &args),
         Command::Doctor => return commands::doctor::run(&paths, output),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,13 @@
 //! One file a command. Each parses nothing and prints only through [`Output`](crate::output::Output).
 
+pub mod ask;
 pub mod audit;
 pub mod credential;
 pub mod daemon_control;
 pub mod doctor;
 pub mod init;
 pub mod lease;
+pub mod restore;
 pub mod session;
 
 use jiff::Timestamp as Instant;
