@@ -11,7 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
-    control::{self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, SessionRow, Status},
+    control::{
+        self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, Proof, SeenRow, SessionRow,
+        Status, TrustState, TrustView,
+    },
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
 };
@@ -71,13 +74,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         program: "/usr/bin/python3".into(),
         script: Some("/home/ada/agent.py".into()),
         level: Level::Confined,
-        doors: vec![
-            Door::Proxy,
-            Door::Capture { port: 443 },
-            Door::DnsUdp,
-            Door::DnsTcp,
-            Door::Local { port: 5432 },
-        ],
+        doors: vec![Door::Proxy, Door::Capture { port: 443 }, Door::DnsUdp, Door::DnsTcp],
         password_sha256: None,
         resumed_from: Some(session()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
@@ -98,7 +95,12 @@ fn from_launcher() -> Vec<FromLauncher> {
     vec![
         FromLauncher::Open(open),
         FromLauncher::Open(bare),
-        FromLauncher::Doors { doors: vec![Door::Named { authority: "db.example:5432".parse().unwrap() }] },
+        FromLauncher::Doors {
+            doors: vec![
+                Door::Named { authority: "db.example:5432".parse().unwrap() },
+                Door::Local { port: 5432 },
+            ],
+        },
         FromLauncher::Closed { status: 130 },
     ]
 }
@@ -158,6 +160,11 @@ fn asks() -> Vec<Ask> {
         Ask::LeaseList { ended: true },
         Ask::LeaseShow { lease },
         Ask::LeaseRevoke { lease },
+        Ask::Prove { passphrase: sealed() },
+        Ask::TrustShow { directory: "/home/ada/project/src".into() },
+        Ask::TrustGrant { path: "/home/ada/project/writ.toml".into(), sha256: "00".repeat(32) },
+        Ask::Seen { since: None },
+        Ask::Seen { since: Some(NOW) },
         Ask::Stop,
     ]
 }
@@ -173,11 +180,21 @@ fn answers() -> Vec<Answer> {
         audit_key: Some("a2V5".into()),
         audit_anchor: Some(json!({"sequence": 1})),
         config: "/home/ada/.config/writ/writ.toml".into(),
+        below_confined: 1,
+        proof: Proof::Passphrase,
     };
     vec![
         Answer::Hello { version: VERSION, recipient: recipient() },
         Answer::Status(status.clone()),
-        Answer::Status(Status { locked: true, audit_key: None, audit_anchor: None, ..status }),
+        Answer::Status(Status { proof: Proof::NoWall, ..status.clone() }),
+        Answer::Status(Status {
+            locked: true,
+            audit_key: None,
+            audit_anchor: None,
+            below_confined: 0,
+            proof: Proof::Nothing,
+            ..status
+        }),
         Answer::Done,
         Answer::CredentialSet { version: 2, leases_revoked: 1 },
         Answer::Credentials { credentials: vec![credential_row()] },
@@ -190,6 +207,10 @@ fn answers() -> Vec<Answer> {
             originals: vec![OriginalRow { name: original(), original_sha256: "cd".repeat(32), kept_at: NOW }],
         },
         Answer::Original { content: sealed() },
+        Answer::Trust(trust_view(TrustState::Untrusted)),
+        Answer::Trust(trust_view(TrustState::Changed)),
+        Answer::Trust(trust_view(TrustState::Trusted)),
+        Answer::Seen { hosts: vec![seen_row()], more: 0 },
         Answer::Refused(refusal()),
     ]
 }
@@ -211,6 +232,32 @@ fn credential_row() -> CredentialRow {
     }
 }
 
+fn trust_view(state: TrustState) -> TrustView {
+    TrustView {
+        path: "/home/ada/project/writ.toml".into(),
+        sha256: "00".repeat(32),
+        state,
+        asks: vec!["role dev".into()],
+        differences: vec!["+ role dev".into()],
+        missing: vec![],
+    }
+}
+
+fn seen_row() -> SeenRow {
+    SeenRow {
+        host: "example.com".into(),
+        port: Some(443),
+        refused: 2,
+        tunnelled: 0,
+        used: 0,
+        first: NOW,
+        last: later(),
+        roles: vec!["dev".into()],
+        reason: Some("unlisted-host".into()),
+        lines: vec!["[[target]]".into(), "name = \"example\"".into(), "host = \"example.com\"".into()],
+    }
+}
+
 fn session_row() -> SessionRow {
     SessionRow {
         session: session(),
@@ -222,6 +269,7 @@ fn session_row() -> SessionRow {
         pid: 4711,
         level: Level::Confined,
         prompt_sha256: None,
+        resumed_from: None,
         opened_at: NOW,
         expires_at: later(),
         ended_at: Some(later()),
@@ -237,7 +285,7 @@ fn lease_row() -> LeaseRow {
         workload: "spiffe://writ.local/dev/claude".parse().unwrap(),
         role: "dev".parse().unwrap(),
         target: "openai".parse().unwrap(),
-        credential: "openai".parse().unwrap(),
+        credential: Some("openai".parse().unwrap()),
         version: 2,
         scope: scope(),
         state: LeaseState::Ended,
@@ -252,12 +300,12 @@ fn lease_row() -> LeaseRow {
 fn granted() -> Granted {
     Granted {
         lease: lease(),
-        credential: "openai".parse().unwrap(),
+        credential: Some("openai".parse().unwrap()),
         credential_type: "static".into(),
         scope: scope(),
         issued_at: NOW,
         expires_at: later(),
-        sealed: sealed(),
+        sealed: Some(sealed()),
     }
 }
 
@@ -294,7 +342,7 @@ fn plan() -> SessionPlan {
         routes: vec![RoutePlan {
             target: "openai".parse().unwrap(),
             authority: "api.openai.com:8443".parse().unwrap(),
-            credential: "openai".parse().unwrap(),
+            credential: Some("openai".parse().unwrap()),
             tunnel: false,
             injections: places.map(place).to_vec(),
             dial: Some("127.0.0.1:8443".into()),
@@ -397,6 +445,10 @@ fn every_variant_has_an_example() {
         Ask::OriginalList => 16,
         Ask::OriginalOpen { .. } => 17,
         Ask::OriginalForget { .. } => 18,
+        Ask::Prove { .. } => 19,
+        Ask::TrustShow { .. } => 20,
+        Ask::TrustGrant { .. } => 21,
+        Ask::Seen { .. } => 22,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -411,11 +463,13 @@ fn every_variant_has_an_example() {
         Answer::Placeholder { .. } => 9,
         Answer::Originals { .. } => 10,
         Answer::Original { .. } => 11,
+        Answer::Trust(_) => 12,
+        Answer::Seen { .. } => 13,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
-    all_of(&asks(), ask, 19);
-    all_of(&answers(), answer, 12);
+    all_of(&asks(), ask, 23);
+    all_of(&answers(), answer, 14);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {

@@ -42,7 +42,7 @@ pub(crate) async fn check(
 
 /// Confirms the targets of a credential as they are now.
 pub(crate) fn changes(resolved: &Resolved, credential: &CredentialName) -> Vec<Change> {
-    let uses = |target: &&std::sync::Arc<ResolvedTarget>| target.credential == *credential;
+    let uses = |target: &&std::sync::Arc<ResolvedTarget>| target.credential.as_ref() == Some(credential);
     let confirm = |target: &std::sync::Arc<ResolvedTarget>| Change::PutMeta {
         key: key(&target.name),
         value: fingerprint(target),

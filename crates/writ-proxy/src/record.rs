@@ -65,7 +65,7 @@ impl Exchange {
             role: Some(&session.role),
             session: Some(&session.id_text),
             requester: Some(&session.requester),
-            credential: Some(plan.credential.as_str()),
+            credential: plan.credential.as_ref().map(writ_core::CredentialName::as_str),
             credential_type: Some(&self.lease.credential_type),
             scope: Some(&self.lease.scope_text),
             method: Some(method),

@@ -41,7 +41,7 @@ pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
         .map_err(|fault| Refused::ambiguous(fault.to_string()))?;
     let found = tunnel.session.placeholders.scan(parts);
     // Two targets behind one authority differ by their credential: the placeholder tells which is meant.
-    let holds = |route: &&Arc<Route>| found.iter().any(|one| one.entry.credential == route.plan.credential);
+    let holds = |route: &&Arc<Route>| found.iter().any(|one| route.is_of(one.entry));
     let route = routes.iter().find(holds).unwrap_or(first);
     connection_names(&parts.headers, route)?;
     let placeholder = at_home(tunnel, route, &found)?;
@@ -219,7 +219,7 @@ fn at_home(tunnel: &Tunnel, route: &Route, found: &[Found<'_>]) -> Result<Option
     };
     let mut own = None;
     for one in found {
-        let ours = one.entry.credential == route.plan.credential;
+        let ours = route.is_of(one.entry);
         if !ours || !declared(&one.at) {
             return Err(elsewhere(tunnel, one));
         }

@@ -23,8 +23,8 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 use writ_api::seal::Recipient;
 use writ_core::{
-    Authority, Host, Injector, OpenFault, PathPattern, Place, RefusalKind, RoutePlan, SessionId, SessionPlan,
-    Tiding, Timestamp,
+    Authority, Host, Injector, OpenFault, PathPattern, Place, PlaceholderEntry, RefusalKind, RoutePlan,
+    SessionId, SessionPlan, Tiding, Timestamp,
 };
 
 use crate::{
@@ -267,6 +267,11 @@ impl Route {
             pools: (0..plane.workers.len()).map(|_| Pool::new()).collect(),
             plan,
         })
+    }
+
+    /// Whether the placeholder stands for the credential of this route.
+    pub(crate) fn is_of(&self, entry: &PlaceholderEntry) -> bool {
+        self.plan.credential.as_ref() == Some(&entry.credential)
     }
 
     /// Empties the slot if this lease is in it.

@@ -15,6 +15,7 @@ mod load;
 pub mod reference;
 mod resolve;
 mod resolved;
+mod target;
 mod when;
 
 pub(crate) use check::method;

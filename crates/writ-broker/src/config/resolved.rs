@@ -24,6 +24,8 @@ pub struct Resolved {
     /// SHA-256 over the file and everything that it names, hexadecimal: whether a reload has anything to do.
     pub hash: String,
     pub egress: Egress,
+    /// Ports of the host's loopback that confined sessions may reach.
+    pub local: Vec<u16>,
     pub seal: SealEntry,
     pub run: Run,
     pub workloads: Vec<Registration>,
@@ -62,7 +64,10 @@ pub struct ResolvedTarget {
     pub name: TargetName,
     pub preset: Option<&'static Preset>,
     pub authority: Authority,
-    pub credential: CredentialName,
+    /// `None`: what is sent there is judged and recorded, and nothing is put into it.
+    pub credential: Option<CredentialName>,
+    /// Bytes pass untouched, whatever the protocol.
+    pub tunnel: bool,
     /// The declared places, the default first.
     pub injections: Vec<Injection>,
     /// `host:port`
@@ -138,7 +143,8 @@ impl Resolved {
     /// The credentials behind [`Resolved::targets_of`], each once, by name.
     pub fn credentials_of(&self, role: &RoleName) -> Vec<&ResolvedCredential> {
         let targets = self.targets_of(role);
-        let names: BTreeSet<&CredentialName> = targets.iter().map(|target| &target.credential).collect();
+        let names: BTreeSet<&CredentialName> =
+            targets.iter().filter_map(|target| target.credential.as_ref()).collect();
         names.into_iter().filter_map(|name| self.credentials.get(name)).collect()
     }
 
@@ -159,7 +165,7 @@ impl ResolvedTarget {
             target: self.name.clone(),
             authority: self.authority.clone(),
             credential: self.credential.clone(),
-            tunnel: false,
+            tunnel: self.tunnel,
             injections: self.injections.clone(),
             dial: self.dial.clone(),
             tls_ca: self.tls_ca.clone(),

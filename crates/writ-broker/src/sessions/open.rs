@@ -140,6 +140,7 @@ async fn prepare(broker: &Broker, peer: &Peer, ask: &Open) -> Result<Prepared, R
         pid: peer.pid,
         level: ask.level,
         prompt_sha256,
+        resumed_from: ask.resumed_from,
         opened_at: now,
         expires_at,
         ended_at: None,

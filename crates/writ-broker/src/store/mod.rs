@@ -75,6 +75,8 @@ pub struct SessionRecord {
     pub pid: i32,
     pub level: Level,
     pub prompt_sha256: Option<String>,
+    /// The session of another life of the broker whose program lives on in this one.
+    pub resumed_from: Option<SessionId>,
     pub opened_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -91,7 +93,8 @@ pub struct LeaseRecord {
     pub workload: SpiffeId,
     pub role: RoleName,
     pub target: TargetName,
-    pub credential: CredentialName,
+    /// `None` where the target takes none: the lease is a scope and a life.
+    pub credential: Option<CredentialName>,
     pub engine: String,
     pub version: u32,
     pub scope: Scope,

@@ -69,6 +69,7 @@ pub(crate) fn session(number: u16) -> SessionRecord {
         pid: 4711,
         level: Level::Advisory,
         prompt_sha256: None,
+        resumed_from: None,
         opened_at: at(1_000),
         expires_at: at(i64::MAX),
         ended_at: None,
@@ -84,7 +85,7 @@ pub(crate) fn lease(number: u16, session: u16) -> LeaseRecord {
         workload: "spiffe://writ.local/dev/claude".parse().unwrap(),
         role: "dev".parse().unwrap(),
         target: "openai".parse().unwrap(),
-        credential: name("openai"),
+        credential: Some(name("openai")),
         engine: "static".to_owned(),
         version: 0,
         scope: Scope { authority: "api.openai.com".parse().unwrap(), grants: Vec::new() },
@@ -178,6 +179,7 @@ async fn sessions_are_kept_as_given(store: &dyn Store) {
     let full = SessionRecord {
         level: Level::Confined,
         prompt_sha256: Some("ab".repeat(32)),
+        resumed_from: Some(SessionId::new(Timestamp::from_millis(7), &[7; 10])),
         pid: i32::MAX,
         opened_at: at(i64::MIN),
         ..session(2)
@@ -310,7 +312,7 @@ async fn no_lease_without_a_living_session(store: &dyn Store) {
 }
 
 async fn leases_are_found_by_filter(store: &dyn Store) {
-    let git = LeaseRecord { credential: name("git"), ..lease(2, 1) };
+    let git = LeaseRecord { credential: Some(name("git")), ..lease(2, 1) };
     let old = LeaseRecord { boot: boot(9), ..lease(3, 2) };
     let revoke = |lease| Change::RevokeLease { lease, at: at(9), end: LeaseEnd::Orphaned };
     let end = |lease| Change::EndLease { lease, at: at(9), revoked: Revoked::UseBlocked };

@@ -301,7 +301,7 @@ impl Life {
     /// What the data plane would put on the wire.
     pub fn opened(&self, session: SessionId, granted: &Granted) -> Option<String> {
         let place = Place::Lease { session, lease: granted.lease };
-        let secret = self.plane.recipient.open(&granted.sealed, &place).ok()?;
+        let secret = self.plane.recipient.open(granted.sealed.as_ref()?, &place).ok()?;
         Some(String::from_utf8(secret.expose().to_vec()).unwrap())
     }
 }

@@ -409,3 +409,32 @@ async fn the_value_is_in_no_file() {
     }
     assert!(files >= 4, "the store, the log, its checkpoints and the key file were looked at");
 }
+
+#[tokio::test]
+async fn a_target_without_a_credential_has_a_lease_and_no_secret() {
+    let home = Home::new();
+    let free = "[[target]]\nname = \"free\"\nhost = \"free.example\"\n[[role]]\nname = \"dev\"";
+    let text = home.text("key-file").replacen("[[role]]\nname = \"dev\"", free, 1);
+    home.write(&text.replacen("grants = [", "grants = [{ target = \"free\", methods = [\"GET\"] }, ", 1));
+    let life = home.life().await;
+    let (opened, _attached) = life.open().await;
+    let route = life.plane.plans.lock().unwrap()[0].routes[0].clone();
+    assert_eq!((route.target.as_str(), route.credential, route.injections.len()), ("free", None, 0));
+    let granted = life.acquire(opened.session, "free").await.unwrap();
+    assert_eq!((&granted.credential, &granted.sealed), (&None, &None));
+    assert_eq!(
+        (granted.credential_type.as_str(), granted.scope.grants[0].methods[0].as_str()),
+        ("none", "GET")
+    );
+    let known = async || life.broker.store.lease(granted.lease).await.unwrap().unwrap();
+    assert_eq!((known().await.state, known().await.credential), (LeaseState::Active, None));
+    leases::end(&life.broker, LeaseEnd::Revoked, |lease, _| *lease == granted.lease).await.unwrap();
+    until(async || known().await.state == LeaseState::Ended).await;
+    assert_eq!(known().await.revoked, Some(Revoked::Gone), "nothing lives on");
+    let refusal = life.acquire(opened.session, "free").await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::LeaseRevoked);
+    assert_eq!(
+        home.log(&life, writ_audit::Kind::Acquire).await,
+        ["acquire ok", "acquire refused lease-revoked"]
+    );
+}

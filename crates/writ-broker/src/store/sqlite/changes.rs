@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::to_string;
-use writ_core::{LeaseEnd, LeaseId, LeaseState, Revoked, SessionId, Timestamp};
+use writ_core::{CredentialName, LeaseEnd, LeaseId, LeaseState, Revoked, SessionId, Timestamp};
 
 use super::{
     fault::{fault, plain},
@@ -67,8 +67,8 @@ fn put_original(connection: &Connection, row: &OriginalRecord) -> Result<(), Sto
 
 fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), StoreFault> {
     let sql = "INSERT INTO sessions (id, boot, workload, role, requester, program, directory, pid, level,
-             prompt_sha256, opened_at, expires_at, ended_at, end_reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+             prompt_sha256, resumed_from, opened_at, expires_at, ended_at, end_reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
@@ -83,6 +83,7 @@ fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), Stor
                 row.pid,
                 rows::level_name(row.level),
                 row.prompt_sha256,
+                row.resumed_from.as_ref().map(SessionId::as_bytes),
                 row.opened_at.millis(),
                 row.expires_at.millis(),
                 row.ended_at.map(Timestamp::millis),
@@ -130,7 +131,7 @@ fn open_lease(connection: &Connection, row: &LeaseRecord) -> Result<(), StoreFau
                 row.workload.as_str(),
                 row.role.as_str(),
                 row.target.as_str(),
-                row.credential.as_str(),
+                row.credential.as_ref().map(CredentialName::as_str),
                 row.engine,
                 row.version,
                 scope,

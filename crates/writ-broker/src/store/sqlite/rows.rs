@@ -19,8 +19,8 @@ macro_rules! columns {
         "name, version, sealed, reference, set_at"
     };
     (session) => {
-        "id, boot, workload, role, requester, program, directory, pid, level, prompt_sha256, opened_at, \
-         expires_at, ended_at, end_reason"
+        "id, boot, workload, role, requester, program, directory, pid, level, prompt_sha256, resumed_from, \
+         opened_at, expires_at, ended_at, end_reason"
     };
     (lease) => {
         "id, session, boot, workload, role, target, credential, engine, version, scope, receipt, state, \
@@ -182,6 +182,7 @@ fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
         pid: cells.take()?,
         level: cells.named()?,
         prompt_sha256: cells.take()?,
+        resumed_from: cells.optional_id()?,
         opened_at: cells.instant()?,
         expires_at: cells.instant()?,
         ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
@@ -198,7 +199,7 @@ fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
         workload: cells.parsed()?,
         role: cells.parsed()?,
         target: cells.parsed()?,
-        credential: cells.parsed()?,
+        credential: cells.optional_name()?,
         engine: cells.take()?,
         version: cells.take()?,
         scope: cells.json()?,
@@ -237,6 +238,22 @@ impl Cells<'_> {
     fn id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
         let text = uuid::Uuid::from_bytes(self.take()?).to_string();
         text.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn optional_id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, StoreFault> {
+        let at = self.1;
+        match self.take::<Option<[u8; 16]>>()? {
+            None => Ok(None),
+            Some(_) => Cells(self.0, at).id().map(Some),
+        }
+    }
+
+    fn optional_name<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, StoreFault> {
+        let at = self.1;
+        match self.take::<Option<String>>()? {
+            None => Ok(None),
+            Some(_) => Cells(self.0, at).parsed().map(Some),
+        }
     }
 
     fn instant(&mut self) -> Result<Timestamp, StoreFault> {

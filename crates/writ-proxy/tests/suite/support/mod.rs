@@ -87,7 +87,7 @@ pub fn route(name: &str, host: &str, upstream: &Upstream) -> RoutePlan {
     RoutePlan {
         target: name.parse().unwrap(),
         authority: host.parse().unwrap(),
-        credential: name.parse().unwrap(),
+        credential: Some(name.parse().unwrap()),
         tunnel: false,
         injections: vec![
             injection(Place::Bearer),
