@@ -46,6 +46,10 @@ pub enum Command {
     },
     /// Bring the env files that init rewrote back as they were
     Restore(Restore),
+    /// Show what a repository's writ.toml asks for, and trust it
+    Trust(Trust),
+    /// Show the hosts that programs tried, and the lines that would allow what was refused
+    Seen(Seen),
     /// Store, list and remove credentials
     #[command(subcommand)]
     Credential(Credential),
@@ -85,6 +89,29 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub program: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Trust {
+    /// Inside of the repository; where you are if it is left out
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show it
+    #[arg(long, conflicts_with = "yes")]
+    pub show: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Seen {
+    /// Not before this instant, or this long ago: 2026-11-21T10:00:00Z, 90m
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Only hosts that were refused
+    #[arg(long)]
+    pub refused: bool,
 }
 
 #[derive(Debug, Args)]

@@ -71,6 +71,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
         Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Trust(args) => commands::trust::run(&paths, output, &args)?,
+        Command::Seen(args) => commands::seen::run(&paths, output, &args)?,
         Command::Restore(args) => return commands::restore::run(&paths, output, &args),
         Command::Doctor => return commands::doctor::run(&paths, output),
     }

@@ -26,7 +26,7 @@ use std::{
 
 use writ_api::control::{Answer, Ask};
 
-use super::{ask::Questions, credential};
+use super::{ask::Questions, credential, proof};
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
 use choose::Chosen;
 pub use find::shown;
@@ -80,6 +80,7 @@ fn again(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
 
 /// Seals what was chosen, puts placeholders into the files, and says what is left to do.
 fn finish(control: &mut Control, output: Output, found: &Found, chosen: &[Chosen]) -> Result<(), Fault> {
+    proof::give(control)?;
     for one in chosen.iter().filter(|one| one.seal) {
         let Some(key) = found.keys.get(one.key) else { continue };
         let name = key.service.name.clone();

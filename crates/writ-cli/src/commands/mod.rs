@@ -7,8 +7,11 @@ pub mod daemon_control;
 pub mod doctor;
 pub mod init;
 pub mod lease;
+pub mod proof;
 pub mod restore;
+pub mod seen;
 pub mod session;
+pub mod trust;
 
 use jiff::Timestamp as Instant;
 use writ_core::Timestamp;

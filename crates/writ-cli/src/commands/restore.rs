@@ -16,7 +16,7 @@ use writ_api::{
 };
 use zeroize::Zeroizing;
 
-use super::{ask::Questions, init::shown};
+use super::{ask::Questions, init::shown, proof};
 use crate::{
     args,
     client::Control,
@@ -70,6 +70,7 @@ pub fn run(paths: &Paths, output: Output, typed: &args::Restore) -> Result<ExitC
         return Ok(ExitCode::SUCCESS);
     }
     let questions = Questions::new(output, typed.yes, "writ restore --yes brings every file back")?;
+    proof::give(&mut control)?;
     let mut task = Task { control, output, questions, force: typed.force };
     let mut done = Vec::new();
     for (path, rows) in files {
