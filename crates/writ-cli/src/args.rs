@@ -83,9 +83,18 @@ pub struct Run {
     /// Refuse to start below this level: advisory, restricted or confined
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub require: Option<writ_core::Level>,
+    /// Show a server of the program on the host's loopback: PORT, or HOST_PORT:PORT
+    #[arg(long, value_name = "PORT")]
+    pub publish: Vec<writ_run::Publish>,
     /// Ask for the level advisory, which is all that this release has
     #[arg(long)]
     pub no_confine: bool,
+    /// Give the program a home layer of its own that is thrown away at its end
+    #[arg(long, conflicts_with = "no_confine")]
+    pub fresh: bool,
+    /// Say what would be done, at which level and with which view, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub program: Vec<OsString>,
@@ -241,4 +250,60 @@ pub struct AuditFilter {
     /// Before this instant, or this long ago
     #[arg(long)]
     pub until: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("writ").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| error.kind().to_string())
+    }
+
+    fn run(line: &str) -> Run {
+        match parse(line) {
+            Ok(Command::Run(run)) => run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_program_s_own_options_are_its_own() {
+        let typed = run("run --publish 3000 --publish 8080:80 --fresh --dry-run -- npm run dev --fresh --publish x");
+        let published: Vec<String> = typed.publish.iter().map(ToString::to_string).collect();
+        assert_eq!(published, ["3000:3000", "8080:80"]);
+        assert!(typed.fresh && typed.dry_run && !typed.no_confine);
+        assert_eq!(typed.program, ["npm", "run", "dev", "--fresh", "--publish", "x"]);
+        let plain = run("run npm --dry-run");
+        assert!(!plain.fresh && !plain.dry_run && plain.publish.is_empty());
+        assert_eq!(plain.program, ["npm", "--dry-run"]);
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused() {
+        for line in [
+            "run --publish 0 -- x",
+            "run --publish 65536 -- x",
+            "run --publish 80:x -- x",
+            "run --fresh --no-confine -- x",
+            "run --dry-run",
+            "trust --show --yes",
+            "seen now",
+            "init .env",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn files_and_directories() {
+        let Ok(Command::Restore(typed)) = parse("restore --yes a/.env .envrc --force") else { panic!("restore") };
+        assert_eq!(typed.files, [PathBuf::from("a/.env"), PathBuf::from(".envrc")]);
+        assert!(typed.yes && typed.force);
+        let Ok(Command::Trust(typed)) = parse("trust ../app --show") else { panic!("trust") };
+        assert_eq!((typed.directory, typed.yes, typed.show), (Some(PathBuf::from("../app")), false, true));
+        let Ok(Command::Seen(typed)) = parse("seen --since 90m --refused") else { panic!("seen") };
+        assert_eq!((typed.since.as_deref(), typed.refused), (Some("90m"), true));
+    }
 }

@@ -19,11 +19,15 @@
 pub mod agent;
 pub mod bytes;
 pub mod plan;
+pub mod publish;
 pub mod step;
+pub mod terminal;
 pub mod view;
 
-pub use agent::Event;
+pub use agent::{Agent, Event, Plain};
 pub use bytes::{Bytes, RawPath};
 pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
+pub use publish::{Publish, Published};
 pub use step::{Step, StepFault};
+pub use terminal::{Facts as TerminalFacts, Job};
 pub use view::View;

@@ -11,6 +11,7 @@
 //! | [`descriptors`] | file descriptors passed over a Unix socket |
 //! | [`harden`] | a process that holds secrets: no core dump, no tracing, no swap |
 //! | [`child`] | children that die with us, sessions of their own, default signals |
+//! | [`jobs`] | process groups and the terminal's foreground |
 //! | [`pidfd`] | processes held by descriptor, so that a reused pid cannot be meant |
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
@@ -38,6 +39,7 @@ pub mod harden;
 pub mod inherit;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
+pub mod jobs;
 pub mod peer;
 pub mod pidfd;
 #[cfg(target_os = "linux")]
@@ -60,6 +62,10 @@ pub use harden::{Hardening, harden_process};
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};
 #[cfg(target_os = "linux")]
 pub use namespaces::{mount_setattr, netns_cookie, unshare};
+pub use jobs::{
+    own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
+    terminal_session,
+};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
 #[cfg(target_os = "linux")]
