@@ -18,6 +18,7 @@ mod records;
 pub mod registration;
 mod rules;
 pub mod seal;
+mod seen;
 mod serve;
 mod sessions;
 mod start;
@@ -25,6 +26,7 @@ pub mod store;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod values;
 mod watch;
 

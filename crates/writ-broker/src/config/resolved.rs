@@ -140,21 +140,19 @@ impl Resolved {
         names.into_iter().filter_map(|name| self.targets.get(name).cloned()).collect()
     }
 
-    /// The credentials behind [`Resolved::targets_of`], each once, by name.
-    pub fn credentials_of(&self, role: &RoleName) -> Vec<&ResolvedCredential> {
-        let targets = self.targets_of(role);
+    /// The credentials behind targets, each once, by name.
+    pub fn credentials_of(&self, targets: &[Arc<ResolvedTarget>]) -> Vec<&ResolvedCredential> {
         let names: BTreeSet<&CredentialName> =
             targets.iter().filter_map(|target| target.credential.as_ref()).collect();
         names.into_iter().filter_map(|name| self.credentials.get(name)).collect()
     }
+}
 
-    /// Hosts that the role's presets ask on the side, without those that the role may reach.
-    pub fn quiet_hosts_of(&self, role: &RoleName) -> Vec<Host> {
-        let targets = self.targets_of(role);
-        let reached = |host: &Host| targets.iter().any(|target| target.authority.host() == host);
-        let quiet: BTreeSet<&Host> = targets.iter().flat_map(|target| &target.quiet_hosts).collect();
-        quiet.into_iter().filter(|host| !reached(host)).cloned().collect()
-    }
+/// Hosts that the presets of targets ask on the side, without those that are targets themselves.
+pub fn quiet_hosts_of(targets: &[Arc<ResolvedTarget>]) -> Vec<Host> {
+    let reached = |host: &Host| targets.iter().any(|target| target.authority.host() == host);
+    let quiet: BTreeSet<&Host> = targets.iter().flat_map(|target| &target.quiet_hosts).collect();
+    quiet.into_iter().filter(|host| !reached(host)).cloned().collect()
 }
 
 impl ResolvedTarget {

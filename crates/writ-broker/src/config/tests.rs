@@ -122,7 +122,8 @@ fn the_documented_file_says_what_it_says() {
     assert_eq!((role.ttl.secs(), role.ttl_max.secs()), (900, 8 * 3600));
     assert_eq!(role.grants[2].when.as_ref().unwrap().as_str(), "weekday 08:00-18:00 Europe/Berlin");
     assert_eq!(resolved.workloads[0].selectors.len(), 2);
-    let quiet: Vec<String> = resolved.quiet_hosts_of(&dev).iter().map(ToString::to_string).collect();
+    let quiet: Vec<String> =
+        quiet_hosts_of(&resolved.targets_of(&dev)).iter().map(ToString::to_string).collect();
     assert_eq!(quiet, ["ab.chatgpt.com", "chatgpt.com"]);
 }
 
@@ -137,8 +138,11 @@ fn what_a_credential_does_not_say_its_presets_say() {
     assert_eq!(get("wiki").env, [""; 0]);
     assert_eq!(get("wiki").shape, writ_core::Shape::GENERIC);
     assert_eq!(get("wiki").engine, "static");
-    let of: Vec<&str> =
-        resolved.credentials_of(&"git".parse().unwrap()).iter().map(|one| one.name.as_str()).collect();
+    let of: Vec<&str> = resolved
+        .credentials_of(&resolved.targets_of(&"git".parse().unwrap()))
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
     assert_eq!(of, ["git"]);
 }
 
@@ -328,7 +332,8 @@ fn targets_without_a_credential_and_tunnels() {
         (None, true, "db.example:5432".to_owned())
     );
     let dev = "dev".parse().unwrap();
-    let names: Vec<&str> = resolved.credentials_of(&dev).iter().map(|one| one.name.as_str()).collect();
+    let names: Vec<&str> =
+        resolved.credentials_of(&resolved.targets_of(&dev)).iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["openai", "wiki"]);
     for line in [
         "preset = \"openai\"",

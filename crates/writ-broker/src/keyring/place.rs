@@ -20,6 +20,8 @@ pub enum Place {
     Credential { name: CredentialName, version: u32 },
     /// The bytes of a file before it was rewritten, by its path and the SHA-256 of what it was rewritten to.
     Original { path: String, written_sha256: [u8; 32] },
+    /// The content of a repository's file as a person trusted it.
+    Trust { path: String },
     /// The key that placeholders are derived with.
     PlaceholderKey,
     /// The key under which the audit log hashes values.
@@ -49,6 +51,10 @@ impl Place {
                 text(name.as_str());
                 bytes.extend_from_slice(&version.to_be_bytes());
             }
+            Self::Trust { path } => {
+                text("trust");
+                text(path);
+            }
             Self::Original { path, written_sha256 } => {
                 text("original");
                 text(path);
@@ -64,6 +70,7 @@ impl fmt::Display for Place {
         match self {
             Self::Keyring => f.write_str("the keyring"),
             Self::Credential { name, version } => write!(f, "credential {name}, version {version},"),
+            Self::Trust { path } => write!(f, "the trust in {path}"),
             Self::Original { path, .. } => write!(f, "the original of {path}"),
             Self::PlaceholderKey => f.write_str("the placeholder key"),
             Self::AuditHashKey => f.write_str("the audit hash key"),

@@ -2,6 +2,7 @@
 
 mod brokerage;
 mod control;
+mod doors;
 mod harness;
 mod leases;
 mod originals;
