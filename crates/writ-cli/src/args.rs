@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn the_program_s_own_options_are_its_own() {
-        let typed = run("run --publish 3000 --publish 8080:80 --fresh --dry-run -- npm run dev --fresh --publish x");
+        let typed =
+            run("run --publish 3000 --publish 8080:80 --fresh --dry-run -- npm run dev --fresh --publish x");
         let published: Vec<String> = typed.publish.iter().map(ToString::to_string).collect();
         assert_eq!(published, ["3000:3000", "8080:80"]);
         assert!(typed.fresh && typed.dry_run && !typed.no_confine);
@@ -298,7 +299,9 @@ mod tests {
 
     #[test]
     fn files_and_directories() {
-        let Ok(Command::Restore(typed)) = parse("restore --yes a/.env .envrc --force") else { panic!("restore") };
+        let Ok(Command::Restore(typed)) = parse("restore --yes a/.env .envrc --force") else {
+            panic!("restore")
+        };
         assert_eq!(typed.files, [PathBuf::from("a/.env"), PathBuf::from(".envrc")]);
         assert!(typed.yes && typed.force);
         let Ok(Command::Trust(typed)) = parse("trust ../app --show") else { panic!("trust") };
