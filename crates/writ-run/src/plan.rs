@@ -36,6 +36,8 @@ pub struct Wishes {
     pub directory: RawPath,
     /// Writable directories of the host that runs share, absolute.
     pub caches: Vec<RawPath>,
+    /// Read-only in the view although it is in none of its trees: where the program lies, or a tool of the person's. Absolute.
+    pub readable: Vec<RawPath>,
     /// Never in the view, wherever they are: writ's own state, configuration and runtime directories.
     pub hidden: Vec<RawPath>,
     /// The session's CA, PEM: it is added to the system's certificates in every form that programs read.
