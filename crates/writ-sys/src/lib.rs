@@ -19,6 +19,7 @@
 //! | [`groups`] | process groups and sessions, also those whose leader we cannot see |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
+//! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
 //! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
 //!
@@ -40,6 +41,8 @@ pub mod inherit;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
 pub mod jobs;
+#[cfg(target_os = "linux")]
+pub mod notify;
 pub mod peer;
 pub mod pidfd;
 #[cfg(target_os = "linux")]
@@ -65,6 +68,9 @@ pub use namespaces::{mount_setattr, netns_cookie, unshare};
 pub use jobs::{
     own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
     terminal_session,
+#[cfg(target_os = "linux")]
+pub use notify::{
+    Answer, Notification, answer_notification, landlock_abi, notification_waits, receive_notification,
 };
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
