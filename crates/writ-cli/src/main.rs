@@ -15,6 +15,7 @@ mod daemon;
 mod demo;
 mod env_vars;
 mod fault;
+mod keys;
 mod output;
 mod paths;
 mod run;
@@ -62,6 +63,10 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         client::same_configuration(&paths)?;
     }
     match cli.command {
+        // Until the launcher does them: an option that is not obeyed is worse than none.
+        Command::Run(args) if args.dry_run || args.fresh => {
+            return Err(Fault::new("--dry-run and --fresh are not in this release", "leave them out"));
+        }
         Command::Run(args) => return run::run(&paths, output, &args),
         Command::Audit(command) => return commands::audit::run(&paths, output, command),
         Command::Credential(command) => commands::credential::run(&paths, output, command)?,
@@ -71,6 +76,9 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
         Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Trust(args) => commands::trust::run(&paths, output, &args)?,
+        Command::Seen(args) => commands::seen::run(&paths, output, &args)?,
+        Command::Restore(args) => return commands::restore::run(&paths, output, &args),
         Command::Doctor => return commands::doctor::run(&paths, output),
     }
     Ok(ExitCode::SUCCESS)
