@@ -6,6 +6,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
@@ -13,14 +14,14 @@ use std::{
 use writ_api::run::Opened;
 use writ_core::{CAPTURED_PORTS, Door, Level, PRESETS};
 use writ_run::{
-    Agent, Captured, EtcFile, NetworkPlan, Plan, Prepared, ProcessPlan, Replacement, Wishes,
+    Agent, Captured, Doors, EtcFile, NetworkPlan, Plan, Prepared, ProcessPlan, Replacement, Wishes,
     view::{self, PlanFault},
 };
 
 use super::{
-    Request, agents,
+    Request, Session, agents,
     environment::{self, Way},
-    launch::{Failed, Keep, Launch, Started},
+    launch::{Failed, Keep, Launch, Rung, Started},
 };
 use crate::fault::Fault;
 
@@ -29,23 +30,63 @@ const OWN_CERTIFICATE: &str = "ssl/writ-session.pem";
 /// Where the view has the bundle if the system has none.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Takes every step, or says which one failed.
-pub fn start(launch: &Launch<'_>) -> Result<Started, Failed> {
+/// Namespaces with a network, a session on their doors, and the plan of the rest.
+struct Ready {
+    prepared: Prepared,
+    session: Session,
+    doors: Doors,
+    plan: Plan,
+    notes: Vec<String>,
+}
+
+/// Takes every step but the last, or says which one failed.
+pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let network = NetworkPlan { captured: CAPTURED_PORTS.to_vec(), proxy_port: 0 };
     let (mut prepared, mut doors, captured) = Prepared::new(&network)?;
     let mut session = Request::for_program(launch.program, launch.args).within(launch.paths, &doors)?;
     let late = prepared.bind(&late(&session.opened))?;
     session.add(&late)?;
     doors.extend(late);
-    let process = process(launch, &session.opened, captured);
+    let process = process(launch, &session.opened, captured)?;
     let wishes = wishes(launch, &session.opened, &process)?;
     let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
-    let running = prepared.start(&Plan { view: planned.view, process })?;
-    for note in planned.notes.iter().map(String::as_str).chain(running.notes().iter().map(String::as_str)) {
-        launch.output.say(note);
+    let plan = Plan { view: planned.view, process };
+    Ok(Box::new(Ready { prepared, session, doors, plan, notes: planned.notes }))
+}
+
+impl Rung for Ready {
+    fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
+        let running = self.prepared.start(&self.plan)?;
+        for note in self.notes.iter().chain(running.notes()) {
+            launch.output.say(note);
+        }
+        let (agent, keep) = (Agent::Confined(running), Keep::Doors(self.doors));
+        Ok(Started { level: Level::Confined, agent, session: self.session, keep })
     }
-    let agent = Agent::Confined(running);
-    Ok(Started { level: Level::Confined, agent, session, keep: Keep::Doors(doors) })
+
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn process(&self) -> &ProcessPlan {
+        &self.plan.process
+    }
+
+    fn reaches(&self) -> Vec<String> {
+        let doors = self.doors.iter().map(|(door, _)| match door {
+            Door::Proxy => "an explicit proxy on its loopback".to_owned(),
+            Door::Capture { port } => format!("every address at port {port}, captured"),
+            Door::DnsUdp | Door::DnsTcp => "names, answered by writ".to_owned(),
+            Door::Local { port } => format!("the host's loopback at port {port}"),
+            Door::Named { authority } => authority.to_string(),
+        });
+        // Each address family has a door of its own.
+        doors.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn sees(&self) -> Vec<String> {
+        self.plan.view.lines().chain(self.notes.iter().map(|note| format!("note: {note}"))).collect()
+    }
 }
 
 fn unplanned(fault: PlanFault) -> Fault {
@@ -81,8 +122,8 @@ fn wishes(launch: &Launch<'_>, opened: &Opened, process: &ProcessPlan) -> Result
         etc: agents::etc(process).chain([own]).collect(),
         home: agents::home(process),
         replacements: replacements(opened),
-        read_only: Vec::new(),
-        layers: Some(layers.into()),
+        read_only: launch.repository_files(),
+        layers: (!launch.args.fresh).then(|| layers.into()),
     })
 }
 
@@ -98,7 +139,7 @@ fn replacements(opened: &Opened) -> Vec<Replacement> {
     opened.variables.iter().filter_map(of).collect()
 }
 
-fn process(launch: &Launch<'_>, opened: &Opened, captured: Captured) -> ProcessPlan {
+fn process(launch: &Launch<'_>, opened: &Opened, captured: Captured) -> Result<ProcessPlan, Fault> {
     let own = Path::new("/etc").join(OWN_CERTIFICATE);
     let way = Way {
         proxy_url: &format!("http://127.0.0.1:{}", captured.proxy_port),
@@ -107,6 +148,6 @@ fn process(launch: &Launch<'_>, opened: &Opened, captured: Captured) -> ProcessP
         confined: true,
     };
     let environment = environment::plan(std::env::vars_os(), opened, &way);
-    let directory = launch.directory.clone().unwrap_or_default().into();
-    ProcessPlan { directory, ..launch.program.plan(environment, launch.terminal) }
+    let directory = launch.directory()?.into();
+    Ok(ProcessPlan { directory, ..launch.program.plan(environment, launch.terminal) })
 }

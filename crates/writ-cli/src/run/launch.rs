@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use writ_api::run::Opened;
 use writ_core::Level;
-use writ_run::{Agent, Job, Step, StepFault, Terminal, TerminalFacts};
+use writ_run::{Agent, Job, ProcessPlan, Step, StepFault, Terminal, TerminalFacts};
 use writ_sys::SignalQueue;
 
 use super::{Program, Session, advisory, supervise};
@@ -14,6 +14,9 @@ use crate::{
     output::Output,
     paths::Paths,
 };
+
+/// What a repository asks with.
+const REPOSITORY_FILE: &str = "writ.toml";
 
 /// Everything that is decided before the first level is tried.
 #[derive(Debug)]
@@ -36,6 +39,17 @@ pub struct Started {
     pub agent: Agent,
     pub session: Session,
     pub keep: Keep,
+}
+
+/// A level at which everything is made but the program itself. Dropped, its session ends.
+pub trait Rung {
+    fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed>;
+    fn session(&self) -> &Session;
+    fn process(&self) -> &ProcessPlan;
+    /// What the program can reach in the network, a line each.
+    fn reaches(&self) -> Vec<String>;
+    /// What it sees of the files, a line each.
+    fn sees(&self) -> Vec<String>;
 }
 
 /// What must last as long as the run.
@@ -82,14 +96,22 @@ impl<'a> Launch<'a> {
         })
     }
 
-    /// Starts the program at the highest level that works.
-    pub fn start(&self) -> Result<Started, Fault> {
+    /// Starts the program at the highest level that works; `None` where it was only to be shown how.
+    pub fn start(&self) -> Result<Option<Started>, Fault> {
         let mut fallen: Vec<(Level, StepFault)> = Vec::new();
         for level in self.levels() {
-            match self.at(level) {
+            let started = match self.ready(level) {
+                Ok(rung) if self.args.dry_run => {
+                    super::show::show(self, level, rung.as_ref(), &fallen);
+                    return Ok(None);
+                }
+                Ok(rung) => rung.start(self),
+                Err(failed) => Err(failed),
+            };
+            match started {
                 Ok(started) => {
                     self.tell(&started, &fallen);
-                    return Ok(started);
+                    return Ok(Some(started));
                 }
                 Err(Failed::Step(fault)) if fault.step == Step::Execute => return Err(not_executed(&fault)),
                 Err(Failed::Step(fault)) => fallen.push((level, fault)),
@@ -110,13 +132,13 @@ impl<'a> Launch<'a> {
             .filter(move |level| (lowest..=highest).contains(level))
     }
 
-    fn at(&self, level: Level) -> Result<Started, Failed> {
+    fn ready(&self, level: Level) -> Result<Box<dyn Rung>, Failed> {
         match level {
             #[cfg(target_os = "linux")]
-            Level::Confined => super::confined::start(self),
-            Level::Advisory => advisory::start(self),
+            Level::Confined => super::confined::ready(self),
+            Level::Advisory => advisory::ready(self),
             #[cfg(target_os = "linux")]
-            Level::Restricted => super::restricted::start(self),
+            Level::Restricted => super::restricted::ready(self),
             #[cfg(not(target_os = "linux"))]
             _ => Err(StepFault::new(Step::Unshare, "not on this system", 0).into()),
         }
@@ -132,6 +154,13 @@ impl<'a> Launch<'a> {
     pub fn hidden(&self) -> Vec<writ_run::RawPath> {
         let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];
         paths.into_iter().flatten().map(Into::into).collect()
+    }
+
+    /// Configuration of the repository's own: an agent that could change it would ask in its repository's name.
+    pub fn repository_files(&self) -> Vec<writ_run::RawPath> {
+        let directories = self.directory.iter().flat_map(|directory| directory.ancestors());
+        let files = directories.map(|directory| directory.join(REPOSITORY_FILE));
+        files.filter(|file| file.is_file()).map(Into::into).collect()
     }
 
     fn tell(&self, started: &Started, fallen: &[(Level, StepFault)]) {
@@ -226,7 +255,7 @@ fn reachable(level: Level) -> &'static [&'static str] {
     }
 }
 
-fn name(level: Level) -> &'static str {
+pub fn name(level: Level) -> &'static str {
     match level {
         Level::Confined => "confined",
         Level::Restricted => "restricted",
@@ -234,7 +263,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-fn reasons(fallen: &[(Level, StepFault)]) -> String {
+pub fn reasons(fallen: &[(Level, StepFault)]) -> String {
     let each = fallen.iter().map(|(level, fault)| format!("{} is not possible here ({fault})", name(*level)));
     each.collect::<Vec<_>>().join("; ")
 }

@@ -44,6 +44,31 @@ pub struct View {
     places: Vec<Place>,
 }
 
+impl View {
+    /// The view in words, a line for each place.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.places.iter().map(|place| {
+            let what = match &place.content {
+                Content::Link { target } => format!("a link to {:?}", target.0),
+                Content::Directory { .. } => "an empty directory".to_owned(),
+                Content::Tree => "the host's, read-only".to_owned(),
+                Content::Ground => "the host's, writable".to_owned(),
+                Content::Fresh { .. } => "fresh, in memory".to_owned(),
+                Content::Device { .. } => "the device".to_owned(),
+                Content::Terminals => "terminals of its own".to_owned(),
+                Content::Home(home) => match &home.layer {
+                    Some(layer) => format!("the host's below a layer that is kept in {:?}", layer.0),
+                    None => "the host's below a layer in memory".to_owned(),
+                },
+                Content::Etc(etc) => format!("the host's with {} files of writ's over it", etc.files.len()),
+                Content::File { .. } => "a file of writ's".to_owned(),
+                Content::Cover => "covered".to_owned(),
+            };
+            format!("{:?}: {what}", place.at.0)
+        })
+    }
+}
+
 /// One place of the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
