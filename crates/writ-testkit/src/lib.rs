@@ -5,6 +5,7 @@
 //!                                                           GitServer ── is git behind nginx, with Basic
 //!   Scene ── all of these together, configured for some providers
 //!   Pty ── a person at a terminal
+//!   refuse_namespaces ── makes this machine one on which they are refused
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
 //!
@@ -22,6 +23,8 @@ mod demand;
 mod generic;
 mod git_server;
 mod home;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod providers;
 mod pty;
 mod scene;
@@ -38,6 +41,7 @@ pub use config::{Config, Target};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
 pub use home::{Home, Ran, Spawned, ended};
+pub use namespaces::refuse_namespaces;
 pub use pty::Pty;
 pub use scene::{Provider, ROLE, Scene, SceneConfig, ask_through, until};
 pub use seen::{Connection, Seen, Violation};

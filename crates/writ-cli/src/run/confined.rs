@@ -21,7 +21,7 @@ use writ_run::{
 use super::{
     Request, Session, agents,
     environment::{self, Way},
-    launch::{Failed, Keep, Launch, Rung, Started},
+    launch::{self, Failed, Keep, Launch, Rung, Started},
 };
 use crate::fault::Fault;
 
@@ -115,8 +115,8 @@ fn wishes(launch: &Launch<'_>, opened: &Opened, process: &ProcessPlan) -> Result
     })?;
     Ok(Wishes {
         directory: launch.directory()?.into(),
-        caches: super::launch::caches(opened).map(Into::into).collect(),
-        readable: launch.program.places().map(Into::into).collect(),
+        caches: launch::expand(&opened.caches),
+        readable: launch.program.places().map(Into::into).chain(launch::expand(&opened.readable)).collect(),
         hidden: launch.hidden(),
         ca_pem: opened.ca_pem.clone(),
         etc: agents::etc(process).chain([own]).collect(),

@@ -149,6 +149,7 @@ mod tests {
             named: Vec::new(),
             local: Vec::new(),
             caches: Vec::new(),
+            readable: Vec::new(),
             presets: Vec::new(),
         };
         let inherited = [

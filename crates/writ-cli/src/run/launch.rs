@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use writ_api::run::Opened;
 use writ_core::Level;
-use writ_run::{Agent, Job, ProcessPlan, Step, StepFault, Terminal, TerminalFacts};
+use writ_run::{Agent, Job, ProcessPlan, RawPath, Step, StepFault, Terminal, TerminalFacts};
 use writ_sys::SignalQueue;
 
 use super::{Program, Session, advisory, supervise};
@@ -151,13 +151,13 @@ impl<'a> Launch<'a> {
     }
 
     /// Writ's own places, which are in no agent's view.
-    pub fn hidden(&self) -> Vec<writ_run::RawPath> {
+    pub fn hidden(&self) -> Vec<RawPath> {
         let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];
         paths.into_iter().flatten().map(Into::into).collect()
     }
 
     /// Configuration of the repository's own: an agent that could change it would ask in its repository's name.
-    pub fn repository_files(&self) -> Vec<writ_run::RawPath> {
+    pub fn repository_files(&self) -> Vec<RawPath> {
         let directories = self.directory.iter().flat_map(|directory| directory.ancestors());
         let files = directories.map(|directory| directory.join(REPOSITORY_FILE));
         files.filter(|file| file.is_file()).map(Into::into).collect()
@@ -227,14 +227,14 @@ impl From<Fault> for Failed {
     }
 }
 
-/// Directories that runs share. `~/` is the caller's home; what is not absolute after that is no cache.
-pub fn caches(opened: &Opened) -> impl Iterator<Item = PathBuf> {
+/// Directories as the configuration writes them. `~/` is the caller's home; what is not absolute after that is none.
+pub fn expand(written: &[String]) -> Vec<RawPath> {
     let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
-    let expand = move |cache: &String| match cache.strip_prefix("~/") {
+    let expand = |path: &String| match path.strip_prefix("~/") {
         Some(rest) => home.join(rest),
-        None => PathBuf::from(cache),
+        None => PathBuf::from(path),
     };
-    opened.caches.iter().map(expand).filter(|path| path.is_absolute())
+    written.iter().map(expand).filter(|path| path.is_absolute()).map(Into::into).collect()
 }
 
 /// The best that this system can do.

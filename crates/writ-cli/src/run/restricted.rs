@@ -72,7 +72,7 @@ fn plan(
 ) -> Result<RestrictedPlan, Fault> {
     let wishes = Wishes {
         directory: process.directory.clone(),
-        caches: launch::caches(&session.opened).map(Into::into).collect(),
+        caches: launch::expand(&session.opened.caches),
         hidden: launch.hidden(),
         home: agents::home(process),
         ..Wishes::default()
@@ -80,7 +80,10 @@ fn plan(
     let asked = Asked {
         private: private.into(),
         reachable: vec![door.address],
-        readable: [&bundle.combined, &bundle.own].map(|path| path.clone().into()).to_vec(),
+        readable: [bundle.combined.clone().into(), bundle.own.clone().into()]
+            .into_iter()
+            .chain(launch::expand(&session.opened.readable))
+            .collect(),
         writable: Vec::new(),
     };
     let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();

@@ -8,6 +8,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -33,6 +34,8 @@ pub struct Host {
     pub unix: PathBuf,
     pub unix_in_work_tree: PathBuf,
     pub unix_datagram: PathBuf,
+    /// What the proxy was asked.
+    asked: Arc<Mutex<Vec<u8>>>,
     victim: Child,
     _held: UnixDatagram,
 }
@@ -74,10 +77,12 @@ impl Host {
         // It has executed, and shows its own environment, once it answers.
         victim.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         victim.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let asked = Arc::default();
         Self {
-            proxy: greet(proxy, b"proxy"),
-            service: greet(TcpListener::bind("127.0.0.1:0").unwrap(), b"host"),
-            other: greet(other, b"host"),
+            proxy: greet(proxy, b"proxy", &asked),
+            service: greet(TcpListener::bind("127.0.0.1:0").unwrap(), b"host", &Arc::default()),
+            other: greet(other, b"host", &Arc::default()),
+            asked,
             datagrams: UdpSocket::bind("127.0.0.1:0").unwrap(),
             abstract_name,
             unix,
@@ -99,13 +104,9 @@ impl Host {
 
     pub fn plan(&self, private: &Path, wishes: &Wishes) -> RestrictedPlan {
         let facts = Facts::gather(&self.path("home/project"), &self.path("home"), OsStr::new(PATH));
-        let wishes = Wishes { hidden: vec![self.path("state").into()], ..wishes.clone() };
-        let asked = Asked {
-            private: private.into(),
-            reachable: vec![self.proxy],
-            readable: vec![self.path("scripts").into()],
-            writable: vec![],
-        };
+        let (hidden, readable) = (vec![self.path("state").into()], vec![self.path("scripts").into()]);
+        let wishes = Wishes { hidden, readable, ..wishes.clone() };
+        let asked = Asked { private: private.into(), reachable: vec![self.proxy], writable: vec![] };
         restricted::plan(&facts, &wishes, &asked).unwrap()
     }
 
@@ -151,6 +152,10 @@ impl Host {
         command.env_clear().env("PATH", PATH).env("HOME", self.path("home")).status().unwrap()
     }
 
+    pub fn asked(&self) -> String {
+        String::from_utf8_lossy(&self.asked.lock().unwrap()).into_owned()
+    }
+
     pub fn script(&self, name: &str) -> String {
         self.path("scripts").join(name).to_str().unwrap().to_owned()
     }
@@ -172,17 +177,21 @@ fn pair() -> (TcpListener, TcpListener) {
     }
 }
 
-fn greet(listener: TcpListener, word: &'static [u8]) -> SocketAddr {
+fn greet(listener: TcpListener, word: &'static [u8], asked: &Arc<Mutex<Vec<u8>>>) -> SocketAddr {
+    let asked = Arc::clone(asked);
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
+            let asked = Arc::clone(&asked);
             std::thread::spawn(move || {
                 let mut stream = stream.unwrap();
                 let _ = stream.write_all(word);
                 // What the peer sends is read, so that its end is not a reset.
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                 let _ = stream.shutdown(std::net::Shutdown::Write);
-                let _ = stream.read_to_end(&mut Vec::new());
+                let mut bytes = Vec::new();
+                let _ = stream.read_to_end(&mut bytes);
+                asked.lock().unwrap().extend(bytes);
             });
         }
     });
