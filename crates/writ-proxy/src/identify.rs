@@ -56,7 +56,7 @@ pub(crate) enum Ready {
     /// TLS ends here.
     Serve(Site),
     /// Its bytes pass, to a service that has accepted the connection.
-    Pass(Passing),
+    Pass(Box<Passing>),
 }
 
 type Slot = Mutex<Option<(Ready, OnUpgrade)>>;

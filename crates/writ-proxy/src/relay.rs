@@ -57,7 +57,7 @@ pub(crate) struct Passing {
 }
 
 /// Judges, records and dials. A refusal says itself whether it is on record.
-pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Passing, Refused> {
+pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Box<Passing>, Refused> {
     // Marked first, judged then: whoever cuts relays finds the mark, or is found by the judgment.
     tunnel.open.mark_relay();
     let now = tunnel.plane.now();
@@ -65,7 +65,7 @@ pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Passi
         return Err(Life::SessionEnded.refusal().into());
     }
     tunnel.plane.live.connected(now)?;
-    let mut passing = Passing {
+    let mut passing = Box::new(Passing {
         tunnel: tunnel.clone(),
         target: None,
         lease: None,
@@ -76,7 +76,7 @@ pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Passi
         up: Arc::default(),
         down: Arc::default(),
         passage,
-    };
+    });
     if let Passage::Target(route) = &passing.passage {
         let target = whole(tunnel, route)?;
         let lease = acquire::lease(tunnel, &target).await?;
@@ -97,7 +97,7 @@ pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Passi
 }
 
 /// Carries bytes both ways until both sides have ended, `early` first.
-pub(crate) async fn carry(mut passing: Passing, agent: TcpStream, early: Bytes) {
+pub(crate) async fn carry(mut passing: Box<Passing>, agent: TcpStream, early: Bytes) {
     let Some(upstream) = passing.upstream.take() else { return };
     let mut agent = Counted { stream: agent, read: passing.up.clone() };
     let mut service = Counted { stream: upstream, read: passing.down.clone() };

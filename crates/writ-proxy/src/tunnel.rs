@@ -207,7 +207,7 @@ pub(crate) async fn run(arrival: Arrival) {
 }
 
 /// Passes bytes on; where they are TLS, under the name that was judged.
-async fn pass(mut passing: Passing, mut stream: TcpStream, mut early: Bytes) {
+async fn pass(mut passing: Box<Passing>, mut stream: TcpStream, mut early: Bytes) {
     if let Some(name) = passing.passage.sni().cloned() {
         let hello = match timeout(TLS_TIMEOUT, hello::read(&mut stream, &early)).await {
             Ok(Ok(hello)) => hello,

@@ -1,3 +1,6 @@
+//! Messages as bytes: what is read, what is refused, and that nothing is too much for the reader. Absent: what names lead to, which is
+//! tested beside it.
+
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
