@@ -10,10 +10,13 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-use writ_api::run::Open;
+use writ_api::run::{FromBroker, FromLauncher, Open};
 use writ_core::{DOORS_MAX, Door, Level, NamedAddress, RefusalKind};
 
-use super::harness::{Home, Life, ask_open, myself};
+use super::{
+    harness::{Home, Life, ask_open, myself, until},
+    run::{Launcher, ended},
+};
 use crate::sessions::{self, End};
 
 /// What the child is told, so that it knows itself for one.
@@ -293,4 +296,28 @@ async fn below_confined_no_door_is_added() {
     let known = &mut attached.doors;
     let refusal = sessions::extend(&life.broker, opened.session, known, kinds, sockets).await.unwrap_err();
     assert!(refusal.detail.contains("only a confined session"), "{refusal:?}");
+}
+
+/// Over the socket: descriptors with the first message, with a second and with a third.
+#[tokio::test]
+async fn a_confined_conversation() {
+    let home = Home::new();
+    home.write(&format!("local = [5432]\n{}", home.text("key-file")));
+    let life = home.life().await;
+    let there = Elsewhere::new();
+    let (kinds, sockets): (Vec<Door>, Vec<OwnedFd>) =
+        [there.proxy(), there.door(Door::DnsUdp, Foreign::DnsUdp)].into_iter().unzip();
+    let ask = Open { doors: kinds, ..confined() };
+    let mut launcher = Launcher::send_with(&life, &home, &FromLauncher::Open(ask), &sockets);
+    let FromBroker::Opened(opened) = launcher.receive().await else { panic!("it was not opened") };
+    let local = || Door::Local { port: 5432 };
+    for socket in [Foreign::Local5432, Foreign::Local5432V6] {
+        let (door, socket) = there.door(local(), socket);
+        launcher.pass(&FromLauncher::Doors { doors: vec![door] }, &[socket]);
+    }
+    until(async || life.plane.doors.lock().unwrap().len() == 4).await;
+    assert_eq!(life.plane.doors.lock().unwrap().clone(), [Door::Proxy, Door::DnsUdp, local(), local()]);
+    assert_eq!(life.broker.sessions.count(), 1);
+    launcher.pass(&FromLauncher::Closed { status: 0 }, &[]);
+    assert_eq!(ended(&life, opened.session).await, "closed");
 }
