@@ -30,7 +30,7 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
-    if let Some(code) = daemon::stage().or_else(demo::client::stage) {
+    if let Some(code) = writ_run::stage().or_else(daemon::stage).or_else(demo::client::stage) {
         return code;
     }
     let cli = match Cli::try_parse() {

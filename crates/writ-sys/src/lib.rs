@@ -38,9 +38,9 @@ pub mod groups;
 pub mod harden;
 #[cfg(target_os = "linux")]
 pub mod inherit;
+pub mod jobs;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
-pub mod jobs;
 #[cfg(target_os = "linux")]
 pub mod notify;
 pub mod peer;
@@ -63,11 +63,12 @@ pub use groups::{foreground_group, process_group, session};
 pub use harden::{Hardening, harden_process};
 #[cfg(target_os = "linux")]
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};
-#[cfg(target_os = "linux")]
-pub use namespaces::{mount_setattr, netns_cookie, unshare};
 pub use jobs::{
     own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
     terminal_session,
+};
+#[cfg(target_os = "linux")]
+pub use namespaces::{mount_setattr, netns_cookie, unshare};
 #[cfg(target_os = "linux")]
 pub use notify::{
     Answer, Notification, answer_notification, landlock_abi, notification_waits, receive_notification,
