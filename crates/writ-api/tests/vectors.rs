@@ -127,6 +127,7 @@ fn from_broker() -> Vec<FromBroker> {
             }],
             local: vec![5432],
             caches: vec!["~/.cargo/registry".into()],
+            readable: vec!["/srv/tools".into()],
             presets: vec!["openai".into()],
         }),
         FromBroker::Refused(refusal()),

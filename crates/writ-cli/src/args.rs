@@ -86,7 +86,7 @@ pub struct Run {
     /// Show a server of the program on the host's loopback: PORT, or HOST_PORT:PORT
     #[arg(long, value_name = "PORT")]
     pub publish: Vec<writ_run::Publish>,
-    /// Ask for the level advisory, which is all that this release has
+    /// Run it at the level advisory: nothing would hold a hostile program
     #[arg(long)]
     pub no_confine: bool,
     /// Give the program a home layer of its own that is thrown away at its end

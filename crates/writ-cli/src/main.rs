@@ -30,6 +30,7 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
+    // First of all: a stage must not have a second thread, and what it does is nobody else's.
     if let Some(code) = writ_run::stage().or_else(daemon::stage).or_else(demo::client::stage) {
         return code;
     }
@@ -62,10 +63,6 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         client::same_configuration(&paths)?;
     }
     match cli.command {
-        // Until the launcher does them: an option that is not obeyed is worse than none.
-        Command::Run(args) if args.dry_run || args.fresh => {
-            return Err(Fault::new("--dry-run and --fresh are not in this release", "leave them out"));
-        }
         Command::Run(args) => return run::run(&paths, output, &args),
         Command::Audit(command) => return commands::audit::run(&paths, output, command),
         Command::Credential(command) => commands::credential::run(&paths, output, command)?,

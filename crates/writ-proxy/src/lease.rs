@@ -134,7 +134,7 @@ impl Life {
         }
     }
 
-    fn refusal(self) -> Refusal {
+    pub(crate) fn refusal(self) -> Refusal {
         let (kind, detail, next) = match self {
             Self::Revoked => (
                 RefusalKind::LeaseRevoked,

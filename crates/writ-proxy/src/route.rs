@@ -13,12 +13,14 @@ use crate::{
     lease::Now,
     names,
     placeholder::{Found, Where},
+    record,
     refuse::Refused,
     session::Route,
     tunnel::{Site, Tunnel},
 };
 
 /// One request, located.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) request: RequestId,
     /// When it came.
@@ -45,9 +47,7 @@ pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
     let route = routes.iter().find(holds).unwrap_or(first);
     connection_names(&parts.headers, route)?;
     let placeholder = at_home(tunnel, route, &found)?;
-    let request = names::request_id(came.wall).ok_or_else(|| {
-        Refused::new(RefusalKind::Internal, "the system gives no randomness", "see `writ doctor`")
-    })?;
+    let request = names::request_id(came.wall).ok_or_else(record::no_randomness)?;
     Ok(Target { request, came, route: route.clone(), path, placeholder })
 }
 
@@ -58,7 +58,7 @@ fn listed(tunnel: &Tunnel, now: Now) -> Result<&Arc<[Arc<Route>]>, Refused> {
     }
     match &tunnel.site {
         Site::Listed(routes) => Ok(routes),
-        Site::Quiet(host) => Err(unlisted(host.as_str())),
+        Site::Quiet(authority) => Err(unlisted(authority.host().as_str())),
         Site::Misdirected { connect, sni } => Err(Refused::misdirected(format!(
             "the connection was opened to {connect} but asked in TLS for {sni}"
         ))),

@@ -21,6 +21,7 @@ pub mod bytes;
 mod launch;
 pub mod plan;
 pub mod publish;
+pub mod restricted;
 mod stage;
 pub mod step;
 pub mod terminal;
@@ -29,7 +30,9 @@ pub mod view;
 pub use agent::{Agent, Event, Plain};
 pub use bytes::{Bytes, RawPath};
 pub use launch::{Doors, Prepared, Running, probe};
-pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
+pub use plan::{
+    Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Seeding, Terminal, Wishes,
+};
 pub use publish::{Publish, Published};
 pub use stage::stage;
 pub use step::{Step, StepFault};

@@ -16,7 +16,6 @@
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
 //! | [`terminal`] | a passphrase read from the terminal |
-//! | [`groups`] | process groups and sessions, also those whose leader we cannot see |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
 //! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
@@ -34,7 +33,6 @@ pub mod child;
 pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
-pub mod groups;
 pub mod harden;
 #[cfg(target_os = "linux")]
 pub mod inherit;
@@ -59,7 +57,6 @@ pub use descriptors::{receive_with_fds, send_with_fds};
 pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
-pub use groups::{foreground_group, process_group, session};
 pub use harden::{Hardening, harden_process};
 #[cfg(target_os = "linux")]
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};

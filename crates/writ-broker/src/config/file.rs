@@ -77,6 +77,9 @@ pub struct RunEntry {
     /// Directories that confined agents share. `~/` is the launcher's to expand.
     #[serde(default)]
     pub caches: Vec<String>,
+    /// Directories that confined agents read besides the system's own: tools in other places. `~/` is the launcher's to expand.
+    #[serde(default)]
+    pub readable: Vec<String>,
 }
 
 /// `[[credential]]`

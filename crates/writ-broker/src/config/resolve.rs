@@ -71,7 +71,11 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
     if let Some(role) = &config.run.role {
         at.known(role, &roles, "role")?;
     }
-    let run = Run { role: config.run.role.map(Spanned::into_inner), caches: config.run.caches };
+    let run = Run {
+        role: config.run.role.map(Spanned::into_inner),
+        caches: config.run.caches,
+        readable: config.run.readable,
+    };
     Ok(Resolved {
         path: path.to_owned(),
         hash: String::new(),

@@ -41,6 +41,7 @@ pub struct Resolved {
 pub struct Run {
     pub role: Option<RoleName>,
     pub caches: Vec<String>,
+    pub readable: Vec<String>,
 }
 
 /// A credential, and how its value is obtained.

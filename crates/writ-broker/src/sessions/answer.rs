@@ -61,6 +61,7 @@ pub(super) fn opened(door: &Unlocked, ask: &Open, prepared: &Prepared, ready: Se
         named: ready.named,
         local: local(rules, record.level),
         caches: rules.resolved.run.caches.clone(),
+        readable: rules.resolved.run.readable.clone(),
         presets: presets.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -14,7 +14,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::net::{AddressFamily, SocketType, getpeername, getsockname, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
 use writ_core::{CAPTURED_PORTS, DOORS_MAX, Door, Level, NamedAddress, Refusal, RefusalKind};
 
 /// The doors that a session has, and may have.
@@ -139,9 +139,7 @@ fn fits(door: &Door, socket: BorrowedFd<'_>) -> bool {
         Door::Capture { port } => {
             CAPTURED_PORTS.contains(port) && listens(socket) && at.ip().is_unspecified() && at.port() == *port
         }
-        Door::DnsUdp => {
-            is(socket, SocketType::DGRAM, ipproto::UDP) && at.port() != 0 && getpeername(socket).is_err()
-        }
+        Door::DnsUdp => is(socket, SocketType::DGRAM, ipproto::UDP) && at.port() != 0,
         Door::DnsTcp => listens(socket),
         Door::Local { .. } | Door::Named { .. } => false,
     }

@@ -10,10 +10,13 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-use writ_api::run::Open;
+use writ_api::run::{FromBroker, FromLauncher, Open};
 use writ_core::{DOORS_MAX, Door, Level, NamedAddress, RefusalKind};
 
-use super::harness::{Home, Life, ask_open, myself};
+use super::{
+    harness::{Home, Life, ask_open, myself, until},
+    run::{Launcher, ended},
+};
 use crate::sessions::{self, End};
 
 /// What the child is told, so that it knows itself for one.
@@ -33,14 +36,13 @@ enum Foreign {
     Named5432,
     NamedElsewhere,
     Capture8080,
-    Capture443OnLoopback,
+    Capture80OnLoopback,
     NotListening,
     UdpUnbound,
-    UdpConnected,
 }
 
 /// `tcp` or `udp`, whether it listens, or is bound or connected at all, and where.
-const SOCKETS: [(&str, &str, &str); 14] = [
+const SOCKETS: [(&str, &str, &str); 13] = [
     ("tcp", "listen", "127.0.0.1:3128"),
     ("tcp", "listen", "0.0.0.0:443"),
     ("tcp", "listen", "[::]:443"),
@@ -51,10 +53,9 @@ const SOCKETS: [(&str, &str, &str); 14] = [
     ("tcp", "listen", "198.18.0.1:5432"),
     ("tcp", "listen", "198.18.0.2:5432"),
     ("tcp", "listen", "0.0.0.0:8080"),
-    ("tcp", "listen", "127.0.0.2:443"),
+    ("tcp", "listen", "127.0.0.2:80"),
     ("tcp", "bind", "127.0.0.1:3129"),
     ("udp", "nothing", "127.0.0.1:1"),
-    ("udp", "connect", "127.0.0.1:54"),
 ];
 
 fn made((kind, stage, at): (&str, &str, &str)) -> OwnedFd {
@@ -73,10 +74,8 @@ fn made((kind, stage, at): (&str, &str, &str)) -> OwnedFd {
         sockopt::set_ipv6_freebind(&socket, true).unwrap();
     }
     bind(&socket, &at).unwrap();
-    match stage {
-        "listen" => listen(&socket, 8).unwrap(),
-        "connect" => rustix::net::connect(&socket, &at).unwrap(),
-        _ => {}
+    if stage == "listen" {
+        listen(&socket, 8).unwrap();
     }
     socket
 }
@@ -88,8 +87,6 @@ fn the_sockets_of_another_namespace() {
         return;
     }
     let parent = StdStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    drop(up);
     let sockets: Vec<OwnedFd> = SOCKETS.into_iter().map(made).collect();
     let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     writ_sys::send_with_fds(&parent, b"x", &borrowed).unwrap();
@@ -196,11 +193,10 @@ async fn confined_doors_are_what_they_are_called() {
         (Door::Proxy, Foreign::DnsUdp),
         (Door::Capture { port: 443 }, Foreign::Capture8080),
         (Door::Capture { port: 8080 }, Foreign::Capture8080),
-        (Door::Capture { port: 443 }, Foreign::Capture443OnLoopback),
+        (Door::Capture { port: 80 }, Foreign::Capture80OnLoopback),
         (Door::Capture { port: 80 }, Foreign::Capture443),
         (Door::DnsUdp, Foreign::DnsTcp),
         (Door::DnsUdp, Foreign::UdpUnbound),
-        (Door::DnsUdp, Foreign::UdpConnected),
         (Door::DnsTcp, Foreign::DnsUdp),
         (Door::DnsTcp, Foreign::NotListening),
         (Door::Local { port: 5432 }, Foreign::Local5432),
@@ -300,4 +296,28 @@ async fn below_confined_no_door_is_added() {
     let known = &mut attached.doors;
     let refusal = sessions::extend(&life.broker, opened.session, known, kinds, sockets).await.unwrap_err();
     assert!(refusal.detail.contains("only a confined session"), "{refusal:?}");
+}
+
+/// Over the socket: descriptors with the first message, with a second and with a third.
+#[tokio::test]
+async fn a_confined_conversation() {
+    let home = Home::new();
+    home.write(&format!("local = [5432]\n{}", home.text("key-file")));
+    let life = home.life().await;
+    let there = Elsewhere::new();
+    let (kinds, sockets): (Vec<Door>, Vec<OwnedFd>) =
+        [there.proxy(), there.door(Door::DnsUdp, Foreign::DnsUdp)].into_iter().unzip();
+    let ask = Open { doors: kinds, ..confined() };
+    let mut launcher = Launcher::send_with(&life, &home, &FromLauncher::Open(ask), &sockets);
+    let FromBroker::Opened(opened) = launcher.receive().await else { panic!("it was not opened") };
+    let local = || Door::Local { port: 5432 };
+    for socket in [Foreign::Local5432, Foreign::Local5432V6] {
+        let (door, socket) = there.door(local(), socket);
+        launcher.pass(&FromLauncher::Doors { doors: vec![door] }, &[socket]);
+    }
+    until(async || life.plane.doors.lock().unwrap().len() == 4).await;
+    assert_eq!(life.plane.doors.lock().unwrap().clone(), [Door::Proxy, Door::DnsUdp, local(), local()]);
+    assert_eq!(life.broker.sessions.count(), 1);
+    launcher.pass(&FromLauncher::Closed { status: 0 }, &[]);
+    assert_eq!(ended(&life, opened.session).await, "closed");
 }

@@ -312,6 +312,50 @@ async fn a_changed_address_suspends_the_credential_until_it_is_set_again() {
 }
 
 #[tokio::test]
+async fn a_changed_host_suspends_the_credential_until_it_is_set_again() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let elsewhere = "host = \"elsewhere.example\"";
+    home.write(&home.text("key-file").replace("host = \"t.example\"", elsewhere));
+    let (opened, _attached) = life.open().await;
+    let refusal = life.acquire(opened.session, "t").await.unwrap_err();
+    assert_eq!((refusal.kind, refusal.next.contains("writ credential set c")), (RefusalKind::Denied, true));
+    life.set("c", KEY).await.unwrap();
+    assert!(life.acquire(opened.session, "t").await.is_ok());
+    // Another port, and another credential in the same place.
+    for (line, by) in
+        [(elsewhere, "host = \"elsewhere.example:8443\""), ("credential = \"c\"", "credential = \"other\"")]
+    {
+        life.set("other", KEY).await.unwrap();
+        let text = home.text("key-file").replace("host = \"t.example\"", elsewhere);
+        home.write(&text.replace(line, by));
+        let (opened, _attached) = life.open().await;
+        assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::Denied, "{by}");
+    }
+}
+
+/// Where nobody set the credential since the target is there, its first use counts.
+#[tokio::test]
+async fn the_first_host_of_a_target_counts_as_confirmed() {
+    let home = Home::new();
+    let (text, late) = (home.text("key-file"), "name = \"late\"\nhost = \"late.example\"");
+    let target = format!(
+        "[[target]]\n{late}\ninject = {{ kind = \"bearer\" }}\ncredential = \"c\"\n[[role]]\nname = \"dev\""
+    );
+    let text = text.replacen("[[role]]\nname = \"dev\"", &target, 1);
+    let text = text.replacen("grants = [", "grants = [{ target = \"late\" }, ", 1);
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    home.write(&text);
+    let (opened, _attached) = life.open().await;
+    assert!(life.acquire(opened.session, "late").await.is_ok());
+    home.write(&text.replace("late.example", "later.example"));
+    let (opened, _attached) = life.open().await;
+    assert_eq!(life.acquire(opened.session, "late").await.unwrap_err().kind, RefusalKind::Denied);
+}
+
+#[tokio::test]
 async fn a_target_that_moved_since_the_session_began_needs_a_new_session() {
     let home = Home::new();
     let life = home.life().await;

@@ -8,3 +8,5 @@ mod leases;
 mod originals;
 mod recovery;
 mod run;
+mod seen;
+mod trust;
