@@ -15,6 +15,7 @@ mod account;
 mod answer;
 mod ca;
 mod canary;
+pub mod clients;
 mod config;
 mod control;
 mod demand;
