@@ -10,8 +10,8 @@
 //! The group of its own is there for the agent's `kill(0, …)`, which must not hit the script that called us, and for its
 //! `getpgrp()`, which is 0 in a PID namespace if the leader is outside. Where input or output is a pipe or a file, the agent
 //! stays in our group all the same: its neighbors in the pipeline may need the terminal as well (`run … | less`, `sudo … | run …`,
-//! `run … &` in a script), and a group of its own would take it from them. The terminal then signals and stops all of us
-//! together, and there is nothing to do.
+//! `run … &` in a script), and a group of its own would take it from them. The terminal then signals all of us together, and
+//! all that is left to do is to stop when the agent did, and not before.
 //!
 //! Window size needs nothing: the terminal is the same one, not a copy, and tells its foreground group itself.
 
@@ -114,7 +114,9 @@ impl Job {
     /// When the terminal cannot be handed over, or the agent not be continued.
     pub fn stopped(&mut self, agent: &mut Agent, signal: i32) -> io::Result<()> {
         if !self.leads {
-            return Ok(());
+            // Our neighbors and we got the same signal, and will get the same SIGCONT. That we heed it only now keeps
+            // the shell waiting until the agent has tidied the terminal up, or chosen not to stop.
+            return if signal == SIGSTOP { Ok(()) } else { writ_sys::stop_by(signal, false).map(drop) };
         }
         // Shells bring a *running* job to the foreground without a word. The agent learned it the hard way.
         let wanted_terminal = matches!(signal, SIGTTIN | SIGTTOU);

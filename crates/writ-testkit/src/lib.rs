@@ -4,6 +4,8 @@
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
 //!   Scene ── all of these together, configured for some providers
+//!   Pty ── a person at a terminal
+//!   refuse_namespaces ── makes this machine one on which they are refused
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
 //!
@@ -22,7 +24,10 @@ mod demand;
 mod generic;
 mod git_server;
 mod home;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod providers;
+mod pty;
 mod scene;
 mod seen;
 mod serve;
@@ -37,6 +42,8 @@ pub use config::{Config, Target};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
 pub use home::{Home, Ran, Spawned, ended};
+pub use namespaces::refuse_namespaces;
+pub use pty::Pty;
 pub use scene::{Provider, ROLE, Scene, SceneConfig, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};

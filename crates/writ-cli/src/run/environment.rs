@@ -11,7 +11,7 @@ use std::{
 };
 
 use writ_api::run::Opened;
-use writ_core::looks_like_key;
+use writ_core::{agent_variables, looks_like_key};
 
 /// Point at the bundle of the system's certificates and the session's.
 const BUNDLE_VARIABLES: &[&str] = &[
@@ -112,7 +112,16 @@ pub fn plan(
     let replaced = |name: &OsStr| set.iter().any(|(own, _)| own == name);
     let kept: Vec<_> =
         inherited.filter(|(name, value)| !dropped(name) && !replaced(name) && !key(value)).collect();
-    kept.into_iter().chain(set).collect()
+    let mut planned: Vec<_> = kept.into_iter().chain(set).collect();
+    let agents = agent_variables(&|name| lookup(&planned, name));
+    planned.extend(agents.into_iter().map(|(name, value)| (name.into(), value.into())));
+    planned
+}
+
+/// The value of a variable in a planned environment.
+pub fn lookup(planned: &[(OsString, OsString)], name: &str) -> Option<String> {
+    let found = planned.iter().find(|(one, _)| one == name);
+    found.and_then(|(_, value)| value.to_str().map(ToOwned::to_owned))
 }
 
 #[cfg(test)]
@@ -140,6 +149,7 @@ mod tests {
             named: Vec::new(),
             local: Vec::new(),
             caches: Vec::new(),
+            readable: Vec::new(),
             presets: Vec::new(),
         };
         let inherited = [

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use writ_api::run::Opened;
 use writ_core::Level;
-use writ_run::{Agent, Job, Step, StepFault, Terminal, TerminalFacts};
+use writ_run::{Agent, Job, ProcessPlan, RawPath, Step, StepFault, Terminal, TerminalFacts};
 use writ_sys::SignalQueue;
 
 use super::{Program, Session, advisory, supervise};
 use crate::{
-    args,
+    args, env_vars,
     fault::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Fault},
     output::Output,
     paths::Paths,
 };
+
+/// What a repository asks with.
+const REPOSITORY_FILE: &str = "writ.toml";
 
 /// Everything that is decided before the first level is tried.
 #[derive(Debug)]
@@ -38,11 +41,28 @@ pub struct Started {
     pub keep: Keep,
 }
 
+/// A level at which everything is made but the program itself. Dropped, its session ends.
+pub trait Rung {
+    fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed>;
+    fn session(&self) -> &Session;
+    fn process(&self) -> &ProcessPlan;
+    /// What the program can reach in the network, a line each.
+    fn reaches(&self) -> Vec<String>;
+    /// What it sees of the files, a line each.
+    fn sees(&self) -> Vec<String>;
+}
+
 /// What must last as long as the run.
 #[derive(Debug)]
 pub enum Keep {
     /// Its certificates, in files on the host.
     Bundle(super::bundle::Bundle),
+    /// Its certificates, its home, and the judge of its connections.
+    #[cfg(target_os = "linux")]
+    Restricted(super::restricted::Restricted),
+    /// The doors of its network, which a later daemon can serve as well.
+    #[cfg(target_os = "linux")]
+    Doors(writ_run::Doors),
 }
 
 /// Why a level did not work.
@@ -71,19 +91,27 @@ impl<'a> Launch<'a> {
             program,
             directory: std::env::current_dir().ok(),
             job: Job::new(&facts, terminal).map_err(failed)?,
-            signals: supervise::signals(terminal).map_err(failed)?,
+            signals: supervise::signals().map_err(failed)?,
             terminal,
         })
     }
 
-    /// Starts the program at the highest level that works.
-    pub fn start(&self) -> Result<Started, Fault> {
+    /// Starts the program at the highest level that works; `None` where it was only to be shown how.
+    pub fn start(&self) -> Result<Option<Started>, Fault> {
         let mut fallen: Vec<(Level, StepFault)> = Vec::new();
         for level in self.levels() {
-            match self.at(level) {
+            let started = match self.ready(level) {
+                Ok(rung) if self.args.dry_run => {
+                    super::show::show(self, level, rung.as_ref(), &fallen);
+                    return Ok(None);
+                }
+                Ok(rung) => rung.start(self),
+                Err(failed) => Err(failed),
+            };
+            match started {
                 Ok(started) => {
                     self.tell(&started, &fallen);
-                    return Ok(started);
+                    return Ok(Some(started));
                 }
                 Err(Failed::Step(fault)) if fault.step == Step::Execute => return Err(not_executed(&fault)),
                 Err(Failed::Step(fault)) => fallen.push((level, fault)),
@@ -104,11 +132,35 @@ impl<'a> Launch<'a> {
             .filter(move |level| (lowest..=highest).contains(level))
     }
 
-    fn at(&self, level: Level) -> Result<Started, Failed> {
+    fn ready(&self, level: Level) -> Result<Box<dyn Rung>, Failed> {
         match level {
-            Level::Advisory => advisory::start(self),
-            _ => Err(StepFault::new(Step::Landlock, "not on this system", 0).into()),
+            #[cfg(target_os = "linux")]
+            Level::Confined => super::confined::ready(self),
+            Level::Advisory => advisory::ready(self),
+            #[cfg(target_os = "linux")]
+            Level::Restricted => super::restricted::ready(self),
+            #[cfg(not(target_os = "linux"))]
+            _ => Err(StepFault::new(Step::Unshare, "not on this system", 0).into()),
         }
+    }
+
+    /// Where the program starts.
+    pub fn directory(&self) -> Result<PathBuf, Fault> {
+        let gone = || Fault::new("the current directory is gone", "cd to a directory that exists");
+        self.directory.clone().ok_or_else(gone)
+    }
+
+    /// Writ's own places, which are in no agent's view.
+    pub fn hidden(&self) -> Vec<RawPath> {
+        let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];
+        paths.into_iter().flatten().map(Into::into).collect()
+    }
+
+    /// Configuration of the repository's own: an agent that could change it would ask in its repository's name.
+    pub fn repository_files(&self) -> Vec<RawPath> {
+        let directories = self.directory.iter().flat_map(|directory| directory.ancestors());
+        let files = directories.map(|directory| directory.join(REPOSITORY_FILE));
+        files.filter(|file| file.is_file()).map(Into::into).collect()
     }
 
     fn tell(&self, started: &Started, fallen: &[(Level, StepFault)]) {
@@ -148,6 +200,10 @@ impl Keep {
     pub fn remove(self) {
         match self {
             Self::Bundle(bundle) => bundle.remove(),
+            #[cfg(target_os = "linux")]
+            Self::Restricted(restricted) => restricted.remove(),
+            #[cfg(target_os = "linux")]
+            Self::Doors(doors) => drop(doors),
         }
     }
 }
@@ -171,6 +227,16 @@ impl From<Fault> for Failed {
     }
 }
 
+/// Directories as the configuration writes them. `~/` is the caller's home; what is not absolute after that is none.
+pub fn expand(written: &[String]) -> Vec<RawPath> {
+    let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
+    let expand = |path: &String| match path.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None => PathBuf::from(path),
+    };
+    written.iter().map(expand).filter(|path| path.is_absolute()).map(Into::into).collect()
+}
+
 /// The best that this system can do.
 const HIGHEST: Level = if cfg!(target_os = "linux") { Level::Confined } else { Level::Advisory };
 
@@ -189,7 +255,7 @@ fn reachable(level: Level) -> &'static [&'static str] {
     }
 }
 
-fn name(level: Level) -> &'static str {
+pub fn name(level: Level) -> &'static str {
     match level {
         Level::Confined => "confined",
         Level::Restricted => "restricted",
@@ -197,7 +263,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-fn reasons(fallen: &[(Level, StepFault)]) -> String {
+pub fn reasons(fallen: &[(Level, StepFault)]) -> String {
     let each = fallen.iter().map(|(level, fault)| format!("{} is not possible here ({fault})", name(*level)));
     each.collect::<Vec<_>>().join("; ")
 }

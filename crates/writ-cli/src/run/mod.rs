@@ -12,11 +12,18 @@
 //! with the broker, and what is said to the person.
 
 mod advisory;
+#[cfg(target_os = "linux")]
+mod agents;
 mod bundle;
+#[cfg(target_os = "linux")]
+mod confined;
 mod environment;
 mod launch;
 mod program;
+#[cfg(target_os = "linux")]
+mod restricted;
 mod session;
+mod show;
 mod supervise;
 
 use std::process::{ExitCode, ExitStatus};
@@ -34,7 +41,7 @@ use supervise::Supervisor;
 pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, Fault> {
     let program = Program::resolve(&args.program)?;
     let launch = Launch::new(paths, output, args, &program)?;
-    let started = launch.start()?; // at the highest level that works here
+    let Some(started) = launch.start()? else { return Ok(ExitCode::SUCCESS) }; // at the highest level that works here
     let status = supervise(launch, started)?;
     Ok(supervise::pass_on(status))
 }

@@ -27,7 +27,7 @@ use writ_api::{
 use writ_run::{Agent, Event, Job, Published, Terminal};
 use writ_sys::{
     SignalQueue,
-    jobs::{SIGTSTP, SIGTTOU},
+    jobs::{SIGTSTP, SIGTTIN, SIGTTOU},
     signals::{Received, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH},
 };
 
@@ -39,18 +39,16 @@ use crate::{
 /// How long a program may take to end after its session was ended, before it is killed.
 const END_GRACE: Duration = Duration::from_secs(3);
 
-/// Taken by the launcher, and meant for the program.
-const TAKEN: &[i32] = &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
-/// Also taken where the program leads a group of its own: what a shell and a terminal send to the group that they know.
-/// `SIGTTOU` is taken so that a remark of ours does not stop us in the background of a terminal with `tostop`.
-const TAKEN_OF_A_JOB: &[i32] =
-    &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGTSTP, SIGWINCH, SIGTTOU];
-/// The terminal sends these to its whole foreground group; where that is the program's as well, it has them already.
-const KEYS: &[i32] = &[SIGINT, SIGQUIT];
+/// Taken by the launcher, and meant for the program. Three are there for another reason as well: of `SIGTSTP` and `SIGTTIN` we stop
+/// when the program did, and `SIGTTOU` would stop us for a remark of ours in the background of a terminal with `tostop`.
+const TAKEN: &[i32] =
+    &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH];
+/// The terminal sends these to a whole group: a program in ours has them already.
+const TO_THE_GROUP: &[i32] = &[SIGINT, SIGQUIT, SIGTSTP, SIGWINCH];
 
 /// The signals that [`Supervisor`] reads. Called before the program starts and before any thread, see [`SignalQueue::of`].
-pub fn signals(terminal: Terminal) -> io::Result<SignalQueue> {
-    SignalQueue::of(if terminal.is_own_group() { TAKEN_OF_A_JOB } else { TAKEN })
+pub fn signals() -> io::Result<SignalQueue> {
+    SignalQueue::of(TAKEN)
 }
 
 /// Everything that a run waits for.
@@ -156,11 +154,11 @@ impl Watch<'_> {
     fn pass_signals(&mut self) -> io::Result<()> {
         let run = &mut self.run;
         while let Some(Received { signal, from_kernel }) = run.signals.next_received()? {
-            let has_it = from_kernel && !run.terminal.is_own_group() && KEYS.contains(&signal);
+            let has_it = from_kernel && !run.terminal.is_own_group() && TO_THE_GROUP.contains(&signal);
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),
-                SIGTTOU => Ok(()),
+                SIGTTIN | SIGTTOU => Ok(()),
                 _ if has_it => Ok(()),
                 _ => run.agent.signal(signal),
             };
