@@ -4,7 +4,7 @@
 {
     env
     cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline
-    find "$5" \( -path /proc -o -path /sys -o -path /usr -o -path /nix -o -path /dev \) -prune \
+    find "$5" \( -path /proc -o -path /sys -o -path /usr -o -path /opt -o -path /nix -o -path /var/lib -o -path /dev \) -prune \
         -o -type f -size -256k -exec cat {} +
     [ -z "$2" ] || echo 'GET /v1/echo' | "$1" __client "$2"
 } 2>/dev/null | tr '\0' '\n' | grep -aoE 'sk-proj-demo[0-9a-f]{48}' | sort -u >loot
