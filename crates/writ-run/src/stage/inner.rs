@@ -37,7 +37,10 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let [init, plan] = <[OwnedFd; 2]>::try_from(descriptors).ok()?;
     let init = Channel::of(init);
     let fault = match prepare(plan) {
-        Ok(program) => program.execute(&init),
+        Ok(program) => match init.send(&AgentReport::Ready, &[]) {
+            Ok(()) => program.execute(),
+            Err(error) => StepFault::at(Step::Protocol, "the agent's stage")(error),
+        },
         Err(fault) => fault,
     };
     let _ = init.send(&AgentReport::Fault { fault }, &[]);
@@ -62,7 +65,7 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     Ok(program)
 }
 
-fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
+pub(crate) fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
     match terminal {
         Terminal::OwnGroup { .. } => {
             setpgid(None, None).map_err(StepFault::at(Step::Terminal, "a process group"))
@@ -73,7 +76,7 @@ fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
 
 /// The terminal belongs to whoever leads the group in the foreground; a group in the background that says so is stopped, unless it blocks
 /// the signal for that.
-fn take_foreground(terminal: Terminal) -> Result<(), StepFault> {
+pub(crate) fn take_foreground(terminal: Terminal) -> Result<(), StepFault> {
     if terminal != (Terminal::OwnGroup { foreground: true }) {
         return Ok(());
     }
@@ -90,14 +93,14 @@ fn take_foreground(terminal: Terminal) -> Result<(), StepFault> {
 }
 
 /// What is executed, as the kernel takes it.
-struct Program {
+pub(crate) struct Program {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
 }
 
 impl Program {
-    fn of(plan: &ProcessPlan) -> Result<Self, StepFault> {
+    pub(crate) fn of(plan: &ProcessPlan) -> Result<Self, StepFault> {
         let pair =
             |(name, value): &(Bytes, Bytes)| string(&[name.0.as_slice(), b"=", value.0.as_slice()].concat());
         Ok(Self {
@@ -107,12 +110,9 @@ impl Program {
         })
     }
 
-    fn execute(self, init: &Channel) -> StepFault {
+    pub(crate) fn execute(self) -> StepFault {
         let named = OsStr::from_bytes(self.path.as_bytes()).display().to_string();
-        let ready = init
-            .send(&AgentReport::Ready, &[])
-            .and_then(|()| writ_sys::close_on_exec_from(3))
-            .and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
+        let ready = writ_sys::close_on_exec_from(3).and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
         if let Err(error) = ready {
             return StepFault::at(Step::Protocol, "the agent's stage")(error);
         }

@@ -17,7 +17,7 @@ mod capabilities;
 mod cgroup;
 pub(crate) mod filter;
 mod init;
-mod inner;
+pub(crate) mod inner;
 mod network;
 mod outer;
 mod user;
@@ -51,6 +51,8 @@ pub(crate) enum Stage {
     Outer,
     Init,
     Inner,
+    /// The only one of the level `restricted`.
+    Restricted,
     /// A program that does nothing, to see whether a launch works.
     Nothing,
 }
@@ -70,13 +72,14 @@ pub fn stage() -> Option<ExitCode> {
         Stage::Outer => outer::run(descriptors),
         Stage::Init => init::run(descriptors),
         Stage::Inner => inner::run(descriptors),
+        Stage::Restricted => crate::restricted::stage::run(descriptors),
         Stage::Nothing => Some(()),
     };
     Some(held.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Outer, Self::Init, Self::Inner, Self::Nothing];
+    const ALL: [Self; 5] = [Self::Outer, Self::Init, Self::Inner, Self::Restricted, Self::Nothing];
 
     fn named(name: &OsString) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| name == stage.as_str())
@@ -87,6 +90,7 @@ impl Stage {
             Self::Outer => "outer",
             Self::Init => "init",
             Self::Inner => "inner",
+            Self::Restricted => "restricted",
             Self::Nothing => "nothing",
         }
     }
