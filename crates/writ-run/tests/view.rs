@@ -198,6 +198,7 @@ fn writes_reach_the_host_in_the_work_tree_only() {
             NAME,
             "echo w > file; echo h > ~/new; echo h > ~/.profile; mkdir ~/d; echo t > /tmp/t; echo s > /dev/shm/s
              test ! -e $SCENE/other
+             no cat /etc/shadow; no ls /etc/ssl/private; test -e /etc/passwd
              for place in /usr /etc / /dev /sys /opt /var /proc; do no touch $place/x; done
              echo n > /dev/null; head -c1 /dev/urandom > /dev/null; test -r /proc/self/status
              rm ~/.profile; test ! -e ~/.profile",
@@ -465,6 +466,55 @@ fn the_sessions_ca_is_trusted_by_every_kind_of_program() {
         );
         scene.succeeds(NAME, &script);
         assert!(!Path::new("/etc/claude-code").exists());
+    }
+}
+
+#[test]
+fn a_container_with_mounts_in_etc_and_in_the_home_is_confined_too() {
+    const NAME: &str = "a_container_with_mounts_in_etc_and_in_the_home_is_confined_too";
+    if inside(|scene| Wishes {
+        hidden: vec![scene.join("home/d/hidden").into()],
+        ca_pem: "CA".into(),
+        ..seeded(scene)
+    })
+    .is_some()
+    {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        scene.file("home/.npmrc", "token=ghp_SECRETSECRET\n");
+        scene.file("home/.ssh/id_rsa", "SECRET");
+        scene.file("home/.config/gh/hosts.yml", "oauth_token: ghp_SECRETSECRET\n");
+        scene.file("home/.config/other", "kept");
+        scene.file("home/d/e/f", "real");
+        scene.file("home/d/hidden/key", "SECRET");
+        scene.dir("home/d/mounted");
+        scene.link("home/link", "d/e");
+        let setup = "mount --bind other/volume home/d/mounted; mount --bind other/name /etc/hostname";
+        scene.file("other/volume/v", "v");
+        scene.file("other/name", "container");
+        let script = "no grep -rq SECRET ~; grep -q ghp_writ ~/.npmrc ~/.config/gh/hosts.yml; grep -q kept ~/.config/other
+             grep -q real ~/link/f; grep -q v ~/d/mounted/v; echo x > ~/d/e/f; echo x > ~/d/mounted/v; echo x > ~/new
+             echo x > ~/.config/new; no full ~/d/hidden; no touch ~/d/hidden/x; grep -q seed ~/.session
+             grep -q container /etc/hostname; no write /etc/hostname; no touch /etc/x; no touch /etc/ssl/x
+             grep -qx 'nameserver 127.0.0.53' /etc/resolv.conf; grep -q CA /etc/ssl/certs/ca-certificates.crt
+             no cat /etc/shadow; grep -q root /etc/passwd; test -d /etc/ssl/certs; test ! -c /etc/shadow
+             git --version > /dev/null; echo done > file";
+        let outer = scene.command(NAME, script);
+        let mut command = Command::new("unshare");
+        if uid != 0 && rustix::process::geteuid().as_raw() != 0 {
+            command.args(["--user", "--map-current-user", "--keep-caps"]);
+        }
+        command.args(["--mount", "sh", "-euc", &format!("cd ..; {setup}; cd work; exec \"$0\" \"$@\"")]);
+        command.arg(outer.get_program()).args(outer.get_args()).current_dir(scene.path("work")).env_clear();
+        command.envs(outer.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
+        let told = told(&command.output().unwrap(), uid, script);
+        assert!(told.contains("something is mounted in it"), "{told}");
+        assert_eq!(scene.read("home/d/e/f"), "real");
+        assert_eq!(scene.read("other/volume/v"), "v");
+        assert_eq!(scene.read("work/file"), "done\n");
+        assert!(!scene.path("home/new").exists() && !scene.path("home/.config/new").exists());
     }
 }
 

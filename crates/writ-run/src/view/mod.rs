@@ -18,6 +18,7 @@
 //! agent leaves there.
 
 mod build;
+mod compose;
 mod credentials;
 mod enter;
 mod etc;
