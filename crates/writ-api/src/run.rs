@@ -86,6 +86,8 @@ pub struct Opened {
     pub local: Vec<u16>,
     /// Directories that the person's configuration shares with confined agents, as written there: `~/` is the launcher's to expand.
     pub caches: Vec<String>,
+    /// Further directories that confined agents read: tools outside of the system's own directories. Written likewise.
+    pub readable: Vec<String>,
     /// Presets behind the session's targets: the launcher knows which files and variables their programs need.
     pub presets: Vec<String>,
 }

@@ -19,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 use writ_core::Placeholder;
-use writ_run::{EtcFile, HomeFile, Replacement, Wishes, view};
+use writ_run::{EtcFile, HomeFile, Replacement, Seeding, Wishes, view};
 
 /// `nobody`, on every Linux that we know.
 const NOBODY: u32 = 65534;
@@ -252,11 +252,15 @@ fn what_is_hidden_is_covered_wherever_it_lies() {
 
 fn seeded(scene: &Path) -> Wishes {
     let placeholder = Placeholder::try_from("ghp_writPLACEHOLDER".to_owned()).unwrap();
-    let home =
-        |path: &str, replace| HomeFile { path: path.into(), content: "seed".into(), mode: 0o600, replace };
+    let home = |path: &str, seed| HomeFile { path: path.into(), content: "seed".into(), mode: 0o600, seed };
     Wishes {
         replacements: vec![Replacement { placeholder, key_prefixes: vec!["ghp_".into()] }],
-        home: vec![home(".config/new", false), home(".real", false), home(".session", true)],
+        home: vec![
+            home(".config/new", Seeding::Absent),
+            home(".real", Seeding::Absent),
+            home(".state", Seeding::NotInLayer),
+            home(".session", Seeding::Always),
+        ],
         ..layers(scene)
     }
 }
@@ -288,10 +292,11 @@ fn no_secret_of_the_home_is_readable_and_planted_links_do_not_touch_the_host() {
         scene.link("home/.netrc", "dotfiles/netrc");
         scene.file("home/.real", "real");
         scene.file("home/.session", "real");
+        scene.file("home/.state", "real");
         let script = "no grep -rq SECRET ~; grep -q ghp_writPLACEHOLDER ~/.npmrc ~/.config/gh/hosts.yml
              grep -q r.example ~/.npmrc; grep -q writ_withheld ~/.netrc; grep -q Host ~/.ssh/config
              test ! -e ~/.ssh/id_ed25519; test ! -e ~/.claude/.credentials.json; grep -q real ~/.real
-             grep -q seed ~/.session; grep -q seed ~/.config/new";
+             grep -q seed ~/.session; grep -q seed ~/.state; grep -q seed ~/.config/new";
         scene.succeeds(NAME, script);
         // An agent that wrote links to the host into its layer, and directories that would show what is below.
         let layer = scene.layer();

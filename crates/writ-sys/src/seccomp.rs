@@ -28,10 +28,17 @@ pub fn install_filter(program: &[Instruction]) -> io::Result<()> {
 
 /// Like [`install_filter`]; answers with the descriptor at which calls with the action `SECCOMP_RET_USER_NOTIF` are judged.
 ///
+/// From Linux 5.19 on, a call that is being judged is interrupted by fatal signals only: otherwise it would be made again after a
+/// signal, when its first attempt has already had its effect.
+///
 /// # Errors
 /// Those of [`install_filter`], and `EBUSY` if a filter of this thread has such a descriptor already.
 pub fn install_filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let descriptor = install(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    const FLAGS: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let descriptor = match install(program, FLAGS | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(program, FLAGS)?,
+        other => other?,
+    };
     let descriptor = i32::try_from(descriptor).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just made this descriptor for us, so it is open and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

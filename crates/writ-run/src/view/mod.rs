@@ -19,20 +19,20 @@
 
 mod build;
 mod compose;
-mod credentials;
+pub(crate) mod credentials;
 mod enter;
 mod etc;
-mod facts;
+pub(crate) mod facts;
 mod layer;
 mod mounts;
 mod planning;
 mod scan;
 mod trust;
-mod worktree;
+pub(crate) mod worktree;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, RawPath};
+use crate::{Bytes, RawPath, Seeding};
 
 pub use enter::enter;
 pub use facts::Facts;
@@ -43,6 +43,31 @@ pub use planning::{PlanFault, Planned, plan};
 pub struct View {
     /// What is put where, parents before what lies in them.
     places: Vec<Place>,
+}
+
+impl View {
+    /// The view in words, a line for each place.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.places.iter().map(|place| {
+            let what = match &place.content {
+                Content::Link { target } => format!("a link to {:?}", target.0),
+                Content::Directory { .. } => "an empty directory".to_owned(),
+                Content::Tree => "the host's, read-only".to_owned(),
+                Content::Ground => "the host's, writable".to_owned(),
+                Content::Fresh { .. } => "fresh, in memory".to_owned(),
+                Content::Device { .. } => "the device".to_owned(),
+                Content::Terminals => "terminals of its own".to_owned(),
+                Content::Home(home) => match &home.layer {
+                    Some(layer) => format!("the host's below a layer that is kept in {:?}", layer.0),
+                    None => "the host's below a layer in memory".to_owned(),
+                },
+                Content::Etc(etc) => format!("the host's with {} files of writ's over it", etc.files.len()),
+                Content::File { .. } => "a file of writ's".to_owned(),
+                Content::Cover => "covered".to_owned(),
+            };
+            format!("{:?}: {what}", place.at.0)
+        })
+    }
 }
 
 /// One place of the view.
@@ -99,8 +124,7 @@ struct Seed {
     path: RawPath,
     content: Bytes,
     mode: u32,
-    /// Written although there is one.
-    replace: bool,
+    seed: Seeding,
 }
 
 /// What is different in `/etc`.

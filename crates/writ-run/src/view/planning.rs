@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Content, Etc, Facts, Home, Place, Seed, Source, View, credentials, etc, facts::Store, trust, worktree,
 };
-use crate::{Bytes, RawPath, Wishes};
+use crate::{Bytes, RawPath, Seeding, Wishes};
 
 /// A planned view, and what the person should know of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Draft<'_> {
                 return Err(PlanFault::HomePath(file.path.0.clone()));
             }
             let (path, content) = (file.path.clone(), file.content.clone());
-            home.files.push(Seed { path, content, mode: file.mode & 0o777, replace: file.replace });
+            home.files.push(Seed { path, content, mode: file.mode & 0o777, seed: file.seed });
         }
         let (mut copied, mut absent) = (Vec::new(), Vec::new());
         for credential in &facts.credentials {
@@ -181,7 +181,7 @@ impl Draft<'_> {
                 ));
                 continue;
             }
-            if home.files.iter().any(|file| *file.path == *credential.path && file.replace) {
+            if home.files.iter().any(|file| *file.path == *credential.path && file.seed == Seeding::Always) {
                 continue;
             }
             match credentials::copy(credential.form, &credential.content, &self.wishes.replacements) {
@@ -192,7 +192,7 @@ impl Draft<'_> {
                         path,
                         content: content.into(),
                         mode: credential.mode,
-                        replace: true,
+                        seed: Seeding::Always,
                     });
                 }
                 None => {

@@ -94,7 +94,7 @@ fn files_of_the_session_stay_in_etc_and_in_the_home() {
         let etc = EtcFile { path: hostile.into(), content: "".into() };
         let wishes = Wishes { etc: vec![etc], ..Wishes::default() };
         assert_eq!(plan(&facts(), &wishes).unwrap_err(), PlanFault::EtcPath(path(hostile)));
-        let home = HomeFile { path: hostile.into(), content: "".into(), mode: 0o600, replace: true };
+        let home = HomeFile { path: hostile.into(), content: "".into(), mode: 0o600, seed: Seeding::Always };
         let wishes = Wishes { home: vec![home], ..Wishes::default() };
         assert_eq!(plan(&facts(), &wishes).unwrap_err(), PlanFault::HomePath(path(hostile)));
     }
