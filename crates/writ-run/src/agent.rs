@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::Command,
+    process::{Child, Command},
 };
 
 use rustix::{
@@ -27,7 +27,7 @@ use writ_sys::{
     signals::{SIGCONT, SIGKILL},
 };
 
-use crate::{ProcessPlan, Step, StepFault, Terminal};
+use crate::{ProcessPlan, Running, Step, StepFault, Terminal};
 
 /// What happened to the agent's first process, as its parent saw it: init's word in a confined run, our own `waitpid` in others.
 /// A signal that arrives from inside is never an event: the agent could send it.
@@ -50,6 +50,8 @@ pub enum Event {
 /// A running agent. [`next`](Self::next) is asked until there is nothing more: at first, and whenever it is readable.
 #[derive(Debug)]
 pub enum Agent {
+    /// Behind an init of ours, in namespaces.
+    Confined(Running),
     /// Our own child: the levels `restricted` and `advisory`.
     Plain(Plain),
 }
@@ -61,6 +63,7 @@ impl Agent {
     /// When the agent can no longer be watched: whoever started it should end it.
     pub fn next(&mut self) -> io::Result<Option<Event>> {
         match self {
+            Self::Confined(running) => running.next(),
             Self::Plain(plain) => plain.next(),
         }
     }
@@ -71,6 +74,7 @@ impl Agent {
     /// `ESRCH` when it has ended.
     pub fn signal(&mut self, signal: i32) -> io::Result<()> {
         match self {
+            Self::Confined(running) => running.signal(signal),
             Self::Plain(plain) => plain.signal(signal),
         }
     }
@@ -81,6 +85,7 @@ impl Agent {
     /// Those of `tcsetpgrp(3)`, and `ESRCH` when it has ended.
     pub fn resume(&mut self, terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self {
+            Self::Confined(running) => running.resume(terminal),
             Self::Plain(plain) => plain.resume(terminal),
         }
     }
@@ -91,6 +96,7 @@ impl Agent {
     /// `ESRCH` when it has ended.
     pub fn kill(&mut self) -> io::Result<()> {
         match self {
+            Self::Confined(running) => running.kill(),
             Self::Plain(plain) => plain.kill(),
         }
     }
@@ -101,6 +107,7 @@ impl Agent {
     /// Those of `socket(2)`.
     pub fn dial(&mut self, family: Family) -> io::Result<OwnedFd> {
         match self {
+            Self::Confined(running) => running.dial(family == Family::V6),
             Self::Plain(_) => {
                 let family = match family {
                     Family::V4 => AddressFamily::INET,
@@ -122,6 +129,7 @@ pub enum Family {
 impl AsFd for Agent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
+            Self::Confined(running) => running.as_fd(),
             Self::Plain(plain) => plain.changes.as_fd(),
         }
     }
@@ -163,17 +171,32 @@ impl Plain {
     /// # Errors
     /// The step [`Step::Execute`] when the program cannot be executed, [`Step::Spawn`] when we cannot wait for it.
     pub fn start(mut command: Command, terminal: Terminal, signals: &SignalQueue) -> Result<Self, StepFault> {
-        // Where our caller ignores it, children are reaped unseen, ours and the agent's.
-        writ_sys::reset_signal(SIGCHLD).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
-        let changes = SignalQueue::of(&[SIGCHLD]).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
-        let leads = matches!(terminal, Terminal::OwnGroup { .. });
         if let Terminal::OwnGroup { foreground } = terminal {
             writ_sys::own_group(&mut command, foreground);
         }
         let name = command.get_program().display().to_string();
-        let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
-        let child = started.map_err(StepFault::at(Step::Execute, name))?;
-        Ok(Self { pid: Pid::from_child(&child), leads, changes, told_start: false, ended: false })
+        let start = || {
+            let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
+            Ok((started.map_err(StepFault::at(Step::Execute, name))?, ()))
+        };
+        Self::adopt(terminal, start).map(|(plain, ())| plain)
+    }
+
+    /// Watches a child that `start` makes, which sees to its process group and its signals itself.
+    ///
+    /// # Errors
+    /// Those of `start`, and [`Step::Spawn`] when we cannot wait for it.
+    pub fn adopt<T>(
+        terminal: Terminal,
+        start: impl FnOnce() -> Result<(Child, T), StepFault>,
+    ) -> Result<(Self, T), StepFault> {
+        // Where our caller ignores it, children are reaped unseen, ours and the agent's. And it is blocked before there is another
+        // thread, which would take it.
+        writ_sys::reset_signal(SIGCHLD).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
+        let changes = SignalQueue::of(&[SIGCHLD]).map_err(StepFault::at(Step::Spawn, "SIGCHLD"))?;
+        let (child, more) = start()?;
+        let leads = terminal.is_own_group();
+        Ok((Self { pid: Pid::from_child(&child), leads, changes, told_start: false, ended: false }, more))
     }
 
     fn next(&mut self) -> io::Result<Option<Event>> {

@@ -56,6 +56,32 @@ impl StepFault {
 }
 
 impl Step {
+    /// All of them, in the order in which they are taken.
+    pub const ALL: [Self; 22] = [
+        Self::Spawn,
+        Self::Unshare,
+        Self::IdMap,
+        Self::Loopback,
+        Self::Route,
+        Self::Door,
+        Self::Cgroup,
+        Self::Propagation,
+        Self::Tree,
+        Self::Home,
+        Self::WorkTree,
+        Self::Etc,
+        Self::Init,
+        Self::Proc,
+        Self::Pivot,
+        Self::SecondNamespace,
+        Self::Capabilities,
+        Self::Landlock,
+        Self::Seccomp,
+        Self::Terminal,
+        Self::Execute,
+        Self::Protocol,
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Spawn => "spawn",

@@ -16,9 +16,13 @@
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
 //! | [`terminal`] | a passphrase read from the terminal |
+//! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
+//! | [`seccomp`] | installing a filter of system calls (Linux) |
+//! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
+//! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
 //!
-//! What is absent on purpose: namespaces and mounts (they come with confinement), anything asynchronous, and any
+//! What is absent on purpose: a sandbox (its order is in `writ-run`), anything asynchronous, and any
 //! policy: these functions report or do, and their callers decide.
 //!
 //! Linux is the system this is built for and tested on. On other Unix systems the crate is meant to compile with
@@ -30,9 +34,17 @@ pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
 pub mod harden;
+#[cfg(target_os = "linux")]
+pub mod inherit;
 pub mod jobs;
+#[cfg(target_os = "linux")]
+pub mod namespaces;
+#[cfg(target_os = "linux")]
+pub mod notify;
 pub mod peer;
 pub mod pidfd;
+#[cfg(target_os = "linux")]
+pub mod seccomp;
 pub mod signals;
 pub mod terminal;
 
@@ -46,11 +58,21 @@ pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
 pub use harden::{Hardening, harden_process};
+#[cfg(target_os = "linux")]
+pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};
 pub use jobs::{
     own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
     terminal_session,
 };
+#[cfg(target_os = "linux")]
+pub use namespaces::{mount_setattr, netns_cookie, unshare};
+#[cfg(target_os = "linux")]
+pub use notify::{
+    Answer, Notification, answer_notification, landlock_abi, notification_waits, receive_notification,
+};
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
+#[cfg(target_os = "linux")]
+pub use seccomp::{install_filter, install_filter_with_listener};
 pub use signals::{SignalQueue, raise_to_signal_death};
 pub use terminal::{HiddenInput, hide_terminal_echo, read_passphrase};

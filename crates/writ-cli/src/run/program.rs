@@ -59,6 +59,11 @@ impl Program {
         }
     }
 
+    /// The files that must be there for it to be executed: as it was found, and without links, with a script's interpreter.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        [Some(self.path.as_path()), Some(&self.executable), self.script.as_deref()].into_iter().flatten()
+    }
+
     /// This very binary, for sessions that are opened by hand.
     pub fn ourselves() -> Result<Self, Fault> {
         let path = env::current_exe().map_err(|error| Fault::new(error.to_string(), ""))?;

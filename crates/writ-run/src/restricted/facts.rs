@@ -1,0 +1,203 @@
+//! What is so on this machine, read once before a launch is planned.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::plan::TOOLCHAINS;
+use crate::view::facts::{Credential, known_credentials};
+use crate::view::worktree::{self, WorkTree};
+
+/// The facts that a restricted launch is planned from. All paths are absolute and free of links, except those of `/etc`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The person's home directory.
+    pub home: PathBuf,
+    /// The home directories of all accounts that have one below a directory of their own.
+    pub homes: Vec<PathBuf>,
+    /// What may be written.
+    pub(crate) work: WorkTree,
+    /// Files of credentials in the home.
+    pub(crate) credentials: Vec<Credential>,
+    /// The lines of git's settings that are copied.
+    pub git: Vec<String>,
+    /// The entries of `/etc` that hold no secret.
+    pub etc: Vec<PathBuf>,
+    /// Directories of `PATH`.
+    pub search_path: Vec<PathBuf>,
+    /// Which of the toolchains' places exist below the home, as they are named there.
+    pub toolchains: Vec<PathBuf>,
+}
+
+impl Facts {
+    /// Reads them. What cannot be read is taken for absent, which opens less, not more.
+    pub fn gather(directory: &Path, home: &Path, search_path: &OsStr) -> Self {
+        let home = fs::canonicalize(home).unwrap_or_else(|_| home.to_owned());
+        let work = fs::canonicalize(directory).map(|start| worktree::find(&start, &home)).unwrap_or_default();
+        let toolchains =
+            TOOLCHAINS.iter().map(PathBuf::from).filter(|name| toolchain(&home.join(name))).collect();
+        Self {
+            homes: homes(),
+            credentials: known_credentials(&home),
+            git: git_settings(&home),
+            etc: etc(Path::new("/etc")),
+            search_path: std::env::split_paths(search_path)
+                .filter_map(|path| fs::canonicalize(path).ok())
+                .collect(),
+            toolchains,
+            work,
+            home,
+        }
+    }
+}
+
+/// A place is what it is named: one that is a link could lead to anything.
+fn toolchain(place: &Path) -> bool {
+    fs::canonicalize(place).is_ok_and(|real| real == place)
+}
+
+/// The lines of git's settings of a person that name nobody else: who commits, and how. Others can hold credentials, or programs.
+fn git_settings(home: &Path) -> Vec<String> {
+    let places = [home.join(".config/git/config"), home.join(".gitconfig")];
+    let texts: Vec<String> = places.iter().filter_map(|place| fs::read_to_string(place).ok()).collect();
+    let (mut found, mut section) = (Vec::new(), "");
+    for line in texts.iter().flat_map(|text| text.lines()).map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let key = line.split_once('=').map(|(key, _)| key.trim()).unwrap_or_default();
+        let plain = !line.ends_with('\\') && line.len() <= GIT_LINE_MAX;
+        if plain && GIT_PLAIN.iter().any(|(of, known)| *of == section && known.eq_ignore_ascii_case(key)) {
+            found.push(format!("{section}\n\t{line}\n"));
+        }
+    }
+    found
+}
+
+/// A longer line is no name.
+const GIT_LINE_MAX: usize = 500;
+const GIT_PLAIN: &[(&str, &str)] = &[
+    ("[user]", "name"),
+    ("[user]", "email"),
+    ("[init]", "defaultBranch"),
+    ("[core]", "autocrlf"),
+    ("[pull]", "rebase"),
+    ("[pull]", "ff"),
+    ("[push]", "default"),
+    ("[push]", "autoSetupRemote"),
+    ("[merge]", "conflictStyle"),
+    ("[rebase]", "autoStash"),
+];
+
+fn homes() -> Vec<PathBuf> {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let fields = accounts.lines().filter_map(|line| line.split(':').nth(5));
+    // System accounts have homes such as `/usr/sbin`, which hold nothing of a person's.
+    let people = fields.filter(|home| home.starts_with("/home/") || home.starts_with("/root"));
+    people.map(PathBuf::from).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Readable entries, two levels deep where a directory also holds private keys. `/etc` is listed anew for each run.
+fn etc(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in entries(root) {
+        let Some(name) = entry.file_name().and_then(OsStr::to_str) else { continue };
+        if ETC_SECRET.contains(&name.trim_end_matches('-')) || name.ends_with(".keytab") {
+            continue;
+        }
+        if ETC_MIXED.contains(&name) && entry.is_dir() {
+            found.extend(entries(&entry).into_iter().filter(|path| !is_private(path)));
+        } else {
+            found.push(entry);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn is_private(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    name == b"private" || name == b"opasswd" || name.ends_with(b"_key") || name.ends_with(b".key")
+}
+
+/// Entries of `/etc` that hold secrets of the machine. An ordinary account cannot read them anyway; uid 0 could.
+const ETC_SECRET: &[&str] = &[
+    "shadow",
+    "gshadow",
+    "sudoers",
+    "sudoers.d",
+    "NetworkManager",
+    "wireguard",
+    "ppp",
+    "ipsec.secrets",
+    "ipsec.d",
+    "swanctl",
+    "openvpn",
+    "letsencrypt",
+    "docker",
+    "kubernetes",
+    "rancher",
+    "containerd",
+    "krb5.conf.d",
+    "vault.d",
+    "writ",
+    "exim4",
+    "postfix",
+    "mysql",
+    "postgresql",
+    "redis",
+    "ldap",
+];
+
+/// Directories in which secrets lie among what programs need.
+const ETC_MIXED: &[&str] = &["ssl", "ssh", "pki", "security", "nginx", "apache2"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etc_is_listed_without_what_is_secret() {
+        let root = tempfile::tempdir().unwrap();
+        for name in [
+            "shadow",
+            "shadow-",
+            "gshadow",
+            "passwd",
+            "krb5.keytab",
+            "ssl/certs/a.pem",
+            "ssl/private/k",
+            "ssh/ssh_config",
+            "ssh/ssh_host_rsa_key",
+            "ssh/ssh_host_rsa_key.pub",
+        ] {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let found = etc(root.path());
+        let names: Vec<_> =
+            found.iter().map(|path| path.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["passwd", "ssh/ssh_config", "ssh/ssh_host_rsa_key.pub", "ssl/certs"]);
+    }
+
+    #[test]
+    fn of_gits_settings_only_names_and_habits_are_copied() {
+        let home = tempfile::tempdir().unwrap();
+        let text = "[user]\n name = Ada\n\temail=ada@example.com\n signingkey = x\n[core]\n sshCommand = evil\n\
+            [http \"https://github.com\"]\n extraheader = AUTHORIZATION: basic c2VjcmV0\n[credential]\n helper = store\n\
+            [user \"x\"]\n name = no\n[user]\n name = continued \\\n\n[pull]\nREBASE = true\n";
+        fs::write(home.path().join(".gitconfig"), text).unwrap();
+        let settings = git_settings(home.path()).concat();
+        assert_eq!(
+            settings,
+            "[user]\n\tname = Ada\n[user]\n\temail=ada@example.com\n[pull]\n\tREBASE = true\n"
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Enforces a plan's allow-list, and sees that it is enforced.
+//!
+//! What Landlock holds besides files, from its version 6 on: no signal and no connection to an abstract socket leaves the
+//! domain; and, from the first, no tracing: `/proc/PID/{environ,mem,root,cwd,fd}` of all processes outside stay closed. What is
+//! claimed needs all of it, so an older kernel gets [`Step::Landlock`] and no half measure.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use rustix::fs::{FileType, fstat};
+
+use super::plan::{Access, Allowed};
+use crate::{Step, StepFault};
+
+/// The version that is needed: the first with signals and abstract sockets (Linux 6.12).
+pub(super) const ABI_NEEDED: u32 = 6;
+const HANDLED: ABI = ABI::V6;
+
+/// Restricts this thread and what it executes, for good. `no_new_privs` must be set.
+pub(super) fn enforce(allowed: &[Allowed]) -> Result<(), StepFault> {
+    let fault = |what: &str| {
+        let what = what.to_owned();
+        move |error: landlock::RulesetError| StepFault::new(Step::Landlock, format!("{what}: {error}"), 0)
+    };
+    match writ_sys::landlock_abi() {
+        Some(abi) if abi >= ABI_NEEDED => {}
+        Some(abi) => {
+            let what =
+                format!("the kernel has version {abi} of it, version {ABI_NEEDED} (Linux 6.12) is needed");
+            return Err(StepFault::new(Step::Landlock, what, 0));
+        }
+        None => return Err(StepFault::new(Step::Landlock, "the kernel has it not, or not switched on", 0)),
+    }
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(HANDLED))
+        .and_then(|rules| rules.scope(Scope::from_all(HANDLED)))
+        .and_then(Ruleset::create)
+        .map_err(fault("rules"))?;
+    for one in allowed {
+        // What does not exist allows nothing.
+        let Ok(tree) = PathFd::new(&*one.path) else { continue };
+        let about =
+            fstat(tree.as_fd()).map_err(StepFault::at(Step::Landlock, one.path.display().to_string()))?;
+        let mut access = rights(one.access);
+        if FileType::from_raw_mode(about.st_mode) != FileType::Directory {
+            access &= AccessFs::from_file(HANDLED);
+        }
+        if access.is_empty() {
+            continue;
+        }
+        rules =
+            rules.add_rule(PathBeneath::new(tree, access)).map_err(fault(&one.path.display().to_string()))?;
+    }
+    let status = rules.restrict_self().map_err(fault("enforcing"))?;
+    if status.ruleset != RulesetStatus::FullyEnforced {
+        return Err(StepFault::new(Step::Landlock, "not enforced in full", 0));
+    }
+    verify()
+}
+
+/// Tries what must fail. A status is a promise; this is the fact.
+fn verify() -> Result<(), StepFault> {
+    if std::fs::read_dir(Path::new("/")).is_ok() {
+        return Err(StepFault::new(
+            Step::Landlock,
+            "it was enforced, and still the root directory can be listed",
+            0,
+        ));
+    }
+    let parent = rustix::process::getppid();
+    if parent.is_some_and(|parent| rustix::process::test_kill_process(parent).is_ok()) {
+        return Err(StepFault::new(
+            Step::Landlock,
+            "it was enforced, and still the launcher can be signaled",
+            0,
+        ));
+    }
+    Ok(())
+}
+
+fn rights(access: Access) -> BitFlags<AccessFs> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let all = AccessFs::from_all(HANDLED) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    match access {
+        Access::List => AccessFs::ReadDir.into(),
+        Access::Read => read,
+        Access::Execute => read | AccessFs::Execute,
+        Access::Share => all & !BitFlags::from(AccessFs::Execute),
+        Access::Own => all,
+        Access::Device => read | AccessFs::WriteFile | AccessFs::IoctlDev,
+    }
+}

@@ -1,0 +1,193 @@
+//! The system calls that the agent does without (`seccomp(2)`): what namespaces do not confine, and what only attacks use.
+//!
+//! | refused | because |
+//! |---|---|
+//! | another architecture's calls, x32 | their numbers would pass the rules below |
+//! | `ioctl` `TIOCSTI`, `TIOCLINUX` | they type into the terminal, for the shell that outlives us. The kernel reads 32 bits of the number, so do we (CVE-2019-10063) |
+//! | vsock | not namespaced: the host answers |
+//! | `AF_ALG`, `userfaultfd`, `bpf`, the keyrings | attack surface, and a keyring is shared with the person's other programs |
+//! | io_uring | its operations pass no filter, so it could make the sockets above |
+//!
+//! Absent: `ptrace`, `unshare`, `mount`, `memfd_create`: debuggers and nested sandboxes need them, and they stay inside.
+
+use rustix::io::Errno;
+use writ_sys::seccomp::Instruction;
+
+/// A call, or a call with one argument, that is answered with an error.
+struct Rule {
+    call: i64,
+    /// Which argument, and the value of its low 32 bits.
+    argument: Option<(u32, u32)>,
+    error: Errno,
+}
+
+/// What runs as the agent runs under this, at the levels `confined` and `restricted`.
+pub(crate) fn program() -> Option<Vec<Instruction>> {
+    assemble(NATIVE?, &rules())
+}
+
+fn rules() -> Vec<Rule> {
+    let always = |call, error| Rule { call, argument: None, error };
+    let when = |call, index, value, error| Rule { call, argument: Some((index, value)), error };
+    let mut rules = vec![
+        when(libc::SYS_ioctl, 1, TIOCSTI, Errno::PERM),
+        when(libc::SYS_ioctl, 1, TIOCLINUX, Errno::PERM),
+        always(libc::SYS_userfaultfd, Errno::PERM),
+        always(libc::SYS_bpf, Errno::PERM),
+    ];
+    for family in [AF_VSOCK, AF_ALG] {
+        rules.push(when(libc::SYS_socket, 0, family, Errno::AFNOSUPPORT));
+        rules.push(when(libc::SYS_socketpair, 0, family, Errno::AFNOSUPPORT));
+    }
+    // As on a kernel that was built without: what can do without does.
+    let absent = [
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
+    rules.extend(absent.map(|call| always(call, Errno::NOSYS)));
+    rules
+}
+
+/// Classic BPF over `struct seccomp_data`: number, architecture, instruction pointer, six arguments of eight bytes.
+fn assemble(architecture: u32, rules: &[Rule]) -> Option<Vec<Instruction>> {
+    let mut program = vec![
+        load(ARCHITECTURE),
+        jump(EQUAL, architecture, 1, 0),
+        refuse(Errno::NOSYS),
+        load(NUMBER),
+        jump(AT_LEAST, X32, 0, 1),
+        refuse(Errno::NOSYS),
+    ];
+    for rule in rules {
+        let call = u32::try_from(rule.call).ok()?;
+        match rule.argument {
+            None => program.extend([jump(EQUAL, call, 0, 1), refuse(rule.error)]),
+            Some((index, value)) => program.extend([
+                jump(EQUAL, call, 0, 4),
+                load(ARGUMENTS + 8 * index + LOW_HALF),
+                jump(EQUAL, value, 0, 1),
+                refuse(rule.error),
+                load(NUMBER),
+            ]),
+        }
+    }
+    program.push(Instruction { code: RETURN, if_true: 0, if_false: 0, operand: ALLOW });
+    Some(program)
+}
+
+fn load(offset: u32) -> Instruction {
+    Instruction { code: LOAD, if_true: 0, if_false: 0, operand: offset }
+}
+
+/// Skips `if_true` or `if_false` instructions.
+fn jump(comparison: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction { code: comparison, if_true, if_false, operand }
+}
+
+fn refuse(error: Errno) -> Instruction {
+    Instruction {
+        code: RETURN,
+        if_true: 0,
+        if_false: 0,
+        operand: ERRNO | error.raw_os_error().unsigned_abs(),
+    }
+}
+
+// `linux/audit.h`.
+#[cfg(target_arch = "x86_64")]
+const NATIVE: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const NATIVE: Option<u32> = Some(0xc000_00b7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const NATIVE: Option<u32> = None;
+
+// `linux/seccomp.h`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+const LOW_HALF: u32 = if cfg!(target_endian = "big") { 4 } else { 0 };
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+/// Numbers from here on are x32's; no native call has one.
+const X32: u32 = 0x4000_0000;
+
+// `linux/bpf_common.h`: class, size or comparison, mode.
+const LOAD: u16 = 0x20;
+const EQUAL: u16 = 0x15;
+const AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+// `asm-generic/ioctls.h`, `linux/socket.h`.
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
+const AF_ALG: u32 = 38;
+const AF_VSOCK: u32 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would answer: an interpreter of the five instructions that are used here.
+    fn judge(program: &[Instruction], architecture: u32, call: i64, arguments: [u64; 2]) -> u32 {
+        let mut data = Vec::from(u32::try_from(call).unwrap().to_ne_bytes());
+        data.extend(architecture.to_ne_bytes());
+        data.extend([0; 8]);
+        arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
+        data.resize(64, 0);
+        let (mut at, mut word) = (0, 0);
+        loop {
+            let Instruction { code, if_true, if_false, operand } = program[at];
+            let holds = match code {
+                RETURN => return operand,
+                LOAD => {
+                    let from = operand as usize;
+                    word = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
+                    at += 1;
+                    continue;
+                }
+                EQUAL => word == operand,
+                AT_LEAST => word >= operand,
+                other => panic!("{other}"),
+            };
+            at += 1 + usize::from(if holds { if_true } else { if_false });
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let program = program().unwrap();
+        let native = NATIVE.unwrap();
+        let cases = [
+            (native, libc::SYS_getpid, [0, 0], None),
+            (native, libc::SYS_ioctl, [0, 0x5413], None),
+            (native, libc::SYS_ioctl, [0, 0x5412], Some(libc::EPERM)),
+            (native, libc::SYS_ioctl, [0, 0x1_0000_5412], Some(libc::EPERM)),
+            (native, libc::SYS_ioctl, [0, 0x541c], Some(libc::EPERM)),
+            (native, libc::SYS_write, [0, 0x5412], None),
+            (native, libc::SYS_socket, [2, 1], None),
+            (native, libc::SYS_socket, [40, 1], Some(libc::EAFNOSUPPORT)),
+            (native, libc::SYS_socket, [38, 5], Some(libc::EAFNOSUPPORT)),
+            (native, libc::SYS_socketpair, [40, 1], Some(libc::EAFNOSUPPORT)),
+            (native, libc::SYS_keyctl, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_add_key, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_request_key, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_bpf, [0, 0], Some(libc::EPERM)),
+            (native, libc::SYS_userfaultfd, [0, 0], Some(libc::EPERM)),
+            (native, libc::SYS_io_uring_setup, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_ptrace, [0, 0], None),
+            (native, libc::SYS_unshare, [0, 0], None),
+            (native, libc::SYS_memfd_create, [0, 0], None),
+            (native, 0x4000_0000 + libc::SYS_getpid, [0, 0], Some(libc::ENOSYS)),
+            (0x4000_0003, libc::SYS_getpid, [0, 0], Some(libc::ENOSYS)),
+        ];
+        for (architecture, call, arguments, error) in cases {
+            let expected = error.map_or(ALLOW, |error| ERRNO | error.unsigned_abs());
+            assert_eq!(judge(&program, architecture, call, arguments), expected, "{call} {arguments:x?}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What the agent cannot do inside, and each time that it can outside: or the wall proves nothing.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    process::{geteuid, getpid, setsid},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
+use writ_run::{Step, Terminal};
+
+use crate::{
+    Case,
+    lab::{Lab, capture, end, process, told, told_unconfined},
+};
+
+pub const CASES: &[Case] = &[
+    ("the_agent_has_no_capability_but_root_can_nest", capabilities),
+    ("init_is_out_of_reach", init_out_of_reach),
+    ("processes_outside_are_not_there", nobody_outside),
+    ("nothing_can_be_typed_into_the_terminal", terminal_input),
+    ("sockets_that_leave_the_namespace_are_refused", sockets),
+    ("keyrings_and_io_uring_are_absent", absent_calls),
+    ("network_settings_cannot_be_changed", network_settings),
+    ("sandboxes_nest", sandboxes_nest),
+    ("the_agent_leads_its_own_group_in_the_foreground", foreground),
+    ("a_refused_namespace_is_named", refused_namespace),
+    ("a_refused_second_namespace_is_named", refused_second_namespace),
+    ("a_control_group_of_its_own", control_group),
+];
+
+fn capabilities() {
+    let text = told(&["status"]);
+    let kept = if geteuid().is_root() { "0000000080000000" } else { "0000000000000000" };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd"] {
+        assert!(text.contains(&format!("{set}:\t{kept}\n")), "{set}: {text}");
+    }
+    for line in ["CapAmb:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"] {
+        assert!(text.contains(line), "{line} {text}");
+    }
+    let ids = told_unconfined(&["status"]);
+    let line = |text: &str, name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    for name in ["Uid:", "Gid:"] {
+        assert_eq!(line(&text, name), line(&ids, name), "it is still the caller");
+    }
+}
+
+/// Perl is on every Debian, and speaks the system calls for which Rust wants `unsafe`.
+const PERL: &str = "/usr/bin/perl";
+/// `PTRACE_ATTACH`, then `PTRACE_DETACH`. Perl passes text by its address, so it is made a number.
+const ATTACH: &str = "my $p = $ARGV[0] + 0; my $done = syscall(101, 16, $p, 0, 0) == 0; print $done ? qq(attached\\n) : qq($!\\n); \
+                      if ($done) { waitpid $p, 0; syscall(101, 17, $p, 0, 0) }";
+
+fn init_out_of_reach() {
+    let files = ["root/etc/passwd", "mem", "environ", "maps", "fd/0", "ns/user"];
+    let paths = |pid: &str| files.map(|file| format!("/proc/{pid}/{file}"));
+    let inside = paths("1");
+    let arguments: Vec<&str> = ["read"].into_iter().chain(inside.iter().map(String::as_str)).collect();
+    let text = told(&arguments);
+    assert_eq!(text.matches(" PermissionDenied\n").count(), files.len(), "{text}");
+    assert_eq!(perl(&[ATTACH, "1"]), "Operation not permitted\n");
+    assert_eq!(perl(&["kill($_, 1) for qw(KILL STOP SEGV TERM HUP); print qq(alive\\n)"]), "alive\n");
+
+    // The same of a process of the same user, outside.
+    let mut other = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    let pid = other.id().to_string();
+    let outside = paths(&pid);
+    let arguments: Vec<&str> = ["read"].into_iter().chain(outside.iter().map(String::as_str)).collect();
+    let text = told_unconfined(&arguments);
+    let attached = perl_unconfined(&[ATTACH, &pid]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // Nothing is at address 0, and a namespace is no text; but they were opened.
+    assert!(!text.contains("PermissionDenied"), "{text}");
+    assert_eq!(attached, "attached\n");
+}
+
+fn nobody_outside() {
+    let pid = getpid().as_raw_nonzero().to_string();
+    let kill = "print kill(0, $ARGV[0]) ? qq(there\\n) : qq($!\\n)";
+    assert_eq!(perl_unconfined(&[kill, &pid]), "there\n");
+    assert_eq!(perl(&[kill, &pid]), "No such process\n");
+    let list = "opendir my $d, '/proc'; print join(' ', sort grep /^\\d+$/, readdir $d), qq(\\n)";
+    assert_eq!(perl(&[list]).split(' ').count(), 2, "init and the agent");
+}
+
+/// Our session gets a terminal for this, or the kernel would refuse in any case.
+fn terminal_input() {
+    let (_person, terminal) = controlling_terminal();
+    rustix::stdio::dup2_stdin(&terminal).unwrap();
+    // The plain number, and with more bits than the kernel reads.
+    let types = "for (0x5412, 0x100005412) { my $c = 'x'; \
+                 print syscall(16, 0, $_, $c) == 0 ? qq(typed\\n) : qq($!\\n) }";
+    let legacy = std::fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti");
+    if legacy.is_ok_and(|value| value == "1\n") {
+        assert_eq!(perl_unconfined(&[types]), "typed\ntyped\n");
+    }
+    assert_eq!(perl(&[types]), "Operation not permitted\n".repeat(2));
+}
+
+/// vsock and `AF_ALG`. Their families need not be known to this kernel; then they are refused outside as well.
+fn sockets() {
+    assert_eq!(told(&["sockets", "1", "2"]), "1 open\n2 open\n");
+    let text = told(&["sockets", "40", "38"]);
+    assert_eq!(text.matches("open").count(), 0, "{text}");
+    let outside = told_unconfined(&["sockets", "40"]);
+    assert_eq!(outside, "40 open\n", "vsock is in every kernel that runs a virtual machine or may");
+}
+
+fn absent_calls() {
+    // keyctl, add_key, request_key, io_uring_setup; bpf, userfaultfd.
+    let calls = "for (250, 248, 249, 425, 321, 323) { syscall($_, -1, 0, 0, 0, 0); print $!+0, ' ' }";
+    assert_eq!(perl(&[calls]), "38 38 38 38 1 1 ");
+    let outside = perl_unconfined(&[calls]);
+    assert!(!outside.starts_with("38 38 38 38"), "{outside}");
+}
+
+fn network_settings() {
+    let ip = |arguments: &[&str]| {
+        let mut output = capture();
+        let status = end(Lab::new().program("/bin/sh", arguments));
+        (status.success(), output.text())
+    };
+    for attempt in [
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        "unshare -Ur sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'",
+    ] {
+        let (done, text) = ip(&["-c", &format!("exec 2>&1; {attempt}")]);
+        assert!(!done, "{attempt}: {text}");
+    }
+    // Raw and packet sockets, as root of a nested user namespace too.
+    let raw = "use Socket; print socket(S, AF_INET, SOCK_RAW, 1) ? qq(open ) : qq($! ); print socket(P, 17, SOCK_RAW, 768) ? qq(open ) : qq($! )";
+    assert_eq!(perl(&[raw]), "Operation not permitted Operation not permitted ");
+    let mut output = capture();
+    assert!(end(Lab::new().program("/usr/bin/unshare", &["-Ur", PERL, "-e", raw])).success());
+    assert_eq!(output.text(), "Operation not permitted Operation not permitted ");
+    // Of a network of its own it may, and it leads nowhere.
+    let mut output = capture();
+    assert!(end(Lab::new().program("/usr/bin/unshare", &["-Urn", PERL, "-e", raw])).success());
+    assert_eq!(output.text(), "open open ");
+}
+
+fn sandboxes_nest() {
+    for arguments in [&["-Ur", "/bin/true"][..], &["-Urmpf", "/bin/true"], &["-Urnim", "/bin/true"]] {
+        assert!(end(Lab::new().program("/usr/bin/unshare", arguments)).success(), "{arguments:?}");
+    }
+}
+
+fn foreground() {
+    let (_person, terminal) = controlling_terminal();
+    let mut output = capture();
+    let groups = "use POSIX; open my $t, '<', '/dev/tty' or die $!; print tcgetpgrp(fileno $t) == getpgrp() && getpgrp() == $$ ? 'front' : 'behind'";
+    for (foreground, expected) in [(false, "behind"), (true, "behindfront")] {
+        let mut plan = process(PERL, &["-e", groups]);
+        plan.terminal = Terminal::OwnGroup { foreground };
+        rustix::stdio::dup2_stdin(&terminal).unwrap();
+        assert!(end(Lab::new().start(plan).unwrap()).success());
+        assert_eq!(output.text(), expected);
+    }
+}
+
+/// In a user namespace in which no more of them can be made.
+fn refused_namespace() {
+    limited(0, "unshare", libc::ENOSPC);
+}
+
+fn refused_second_namespace() {
+    limited(1, "second-namespace", libc::ENOSPC);
+}
+
+fn limited(namespaces: u32, step: &str, errno: i32) {
+    let script = format!(
+        "echo {namespaces} > /proc/sys/user/max_user_namespaces; exec \"$0\" case {}",
+        "a_probe_launches_a_program_that_does_nothing"
+    );
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new("unshare").args(["-Ur", "sh", "-c", &script]).arg(program).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    let fault = Step::ALL.iter().find(|one| one.as_str() == step).unwrap();
+    assert!(text.contains(&format!("step: {fault:?}, errno: {errno},")), "{text}");
+}
+
+/// Root may make groups where version 2 is mounted writable, as here; a plain account only where they are delegated.
+fn control_group() {
+    let mut output = capture();
+    let running = Lab::new().program("/bin/cat", &["/proc/self/cgroup"]);
+    let notes = running.notes().to_vec();
+    assert!(end(running).success());
+    let text = output.text();
+    let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let line = |text: &str| text.lines().find(|line| line.starts_with("0::")).map(str::to_owned);
+    assert!(notes.is_empty() || notes[0].contains("control group"), "{notes:?}");
+    let namespaced = line(&text) == Some("0::/".to_owned());
+    let may = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().any(|mount| {
+        let group = line(&ours).map(|line| format!("{mount}/{}", line.trim_start_matches("0::/")));
+        group.is_some_and(|group| {
+            std::path::Path::new(&group).join("cgroup.procs").exists()
+                && rustix::fs::access(&*group, rustix::fs::Access::WRITE_OK).is_ok()
+        })
+    });
+    assert_eq!(namespaced, may || line(&ours) == Some("0::/".to_owned()), "{text} {ours} {notes:?}");
+}
+
+/// A session with a terminal, which is ours from now on. Its end would be the end of us, so we do not listen to it.
+fn controlling_terminal() -> (OwnedFd, File) {
+    writ_sys::SignalQueue::of(&[libc::SIGHUP]).unwrap();
+    setsid().unwrap();
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let name = ptsname(&person, Vec::new()).unwrap();
+    let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (person, terminal)
+}
+
+fn perl(arguments: &[&str]) -> String {
+    let mut output = capture();
+    let status = end(Lab::new().program(PERL, &[&["-e"], arguments].concat()));
+    let text = output.text();
+    assert!(status.success(), "{status} {text}");
+    text
+}
+
+fn perl_unconfined(arguments: &[&str]) -> String {
+    let output = Command::new(PERL).arg("-e").args(arguments).stdin(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
