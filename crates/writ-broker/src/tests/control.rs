@@ -6,7 +6,7 @@ use tokio::{
 };
 use writ_api::{
     VERSION,
-    control::{Answer, Ask, Proof, OriginalName, Value},
+    control::{Answer, Ask, OriginalName, Proof, Value},
     frame,
     seal::{self, Place},
 };

@@ -407,8 +407,12 @@ mod tests {
 
     #[test]
     fn a_plan_opens_the_work_tree_and_moves_the_home() {
-        let file =
-            |path: &str| HomeFile { path: path.into(), content: "x".into(), mode: 0o600, seed: Seeding::Always };
+        let file = |path: &str| HomeFile {
+            path: path.into(),
+            content: "x".into(),
+            mode: 0o600,
+            seed: Seeding::Always,
+        };
         let wishes = Wishes { home: vec![file(".claude.json")], ..Wishes::default() };
         let plan = planned("/home/ada/p", wishes, Asked::default()).unwrap();
         let access = |path: &str| -> Vec<Access> {
