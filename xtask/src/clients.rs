@@ -14,6 +14,7 @@ pub(crate) const ENVIRONMENT: &str = "target/clients";
 const PACKAGES: [&str; 2] = ["package.json", "package-lock.json"];
 const NODE_LIST: &str = "tests/clients/node";
 const NODE_ENVIRONMENT: &str = "target/clients-node";
+const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 /// Written last into an environment, so it is there only if the installation was complete. Holds what was wanted.
 const STAMP: &str = "installed.txt";
 
@@ -21,7 +22,7 @@ const STAMP: &str = "installed.txt";
 pub(crate) fn task(root: &Path) -> Result<(), String> {
     let wanted = read(&root.join(REQUIREMENTS))?;
     check_pinned(&wanted)?;
-    install(root, ENVIRONMENT, &wanted, python)?;
+    install(root, ENVIRONMENT, &format!("# {}\n{wanted}", interpreter(root)), python)?;
     let [manifest, lock] = PACKAGES.map(|name| read(&root.join(NODE_LIST).join(name)));
     let (manifest, lock) = (manifest?, lock?);
     check_exact(&manifest, &lock)?;
@@ -46,11 +47,18 @@ fn install(
 }
 
 fn python(root: &Path) -> Result<(), String> {
-    run(root, "python3", &["-m", "venv", "--clear", ENVIRONMENT])?;
+    run(root, interpreter(root), &["-m", "venv", "--clear", ENVIRONMENT])?;
     let python = root.join(ENVIRONMENT).join("bin/python");
     let pip =
         ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-r", REQUIREMENTS];
     run(root, &python.to_string_lossy(), &pip)
+}
+
+/// The system's own Python where it can make environments. One below somebody's home is out of reach of other accounts, and of
+/// confined programs with another home.
+fn interpreter(root: &Path) -> &'static str {
+    let works = run(root, SYSTEM_PYTHON, &["-c", "import venv, ensurepip"]).is_ok();
+    if works { SYSTEM_PYTHON } else { "python3" }
 }
 
 fn node(root: &Path) -> Result<(), String> {

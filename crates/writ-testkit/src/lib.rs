@@ -17,6 +17,7 @@ mod account;
 mod answer;
 mod ca;
 mod canary;
+pub mod clients;
 mod config;
 mod control;
 mod demand;

@@ -304,11 +304,12 @@ fn root_only() -> Vec<PathBuf> {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let Some(rest) = usize::checked_sub(left, 1) else { return found };
             left = rest;
-            let Ok(meta) = entry.metadata() else { continue };
-            let needed = if meta.is_dir() { 0o005 } else { 0o004 };
-            if meta.is_symlink() || meta.file_type().is_socket() || meta.file_type().is_fifo() {
+            // Most of `/etc` are links to certificates, which need no further look.
+            if !entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir()) {
                 continue;
             }
+            let Ok(meta) = entry.metadata() else { continue };
+            let needed = if meta.is_dir() { 0o005 } else { 0o004 };
             if meta.mode() & needed != needed {
                 found.push(entry.path());
             } else if meta.is_dir() && depth > 1 {

@@ -24,7 +24,10 @@ pub(super) fn configuration(taken: &[&Service], accept_below_confined: bool) -> 
     let uid = rustix::process::getuid().as_raw();
     let mut text = format!(
         "# writ's configuration. It is yours: agents may not change it. Format: docs/reference/configuration.md\n\
-         version = 1\n# Programs reach declared targets only.\negress = \"listed\"\n\n\
+         version = 1\n\
+         # Hosts that no target names: public ones pass untouched, without credentials, and writ seen lists them. Private and\n\
+         # metadata addresses do not. With \"listed\", programs reach declared targets only.\n\
+         egress = \"public\"\n\n\
          [seal]\nkind = \"key-file\"\n\
          # Programs run as you, unconfined, and could read the key file. Sessions are refused without this line.\n\
          accept_below_confined = {accept_below_confined}\n\n[run]\nrole = \"dev\"\n"
