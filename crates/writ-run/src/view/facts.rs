@@ -14,6 +14,7 @@ use rustix::fs::{FsWord, statfs};
 
 use super::{
     credentials::{self, CONTENT_MAX, Form, KNOWN},
+    lead::lead,
     planning::layer_name,
     scan,
     worktree::{self, WorkTree},
@@ -103,8 +104,12 @@ impl Facts {
         let work = worktree::find(&directory, &home);
         let (caches, caches_absent) =
             wishes.caches.iter().map(|cache| &cache.0).partition::<Vec<_>, _>(|cache| cache.is_dir());
-        let caches = all_canonical(caches.into_iter());
-        let places: Vec<PathBuf> = work.root.iter().chain(&work.common).chain(&caches).cloned().collect();
+        let places = |caches: &[PathBuf]| -> Vec<PathBuf> {
+            work.root.iter().chain(&work.common).chain(caches).cloned().collect()
+        };
+        let writable = places(&all_canonical(caches.iter().copied()));
+        let caches: Vec<PathBuf> = caches.into_iter().filter_map(|cache| lead(cache, &writable)).collect();
+        let places = places(&caches);
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
@@ -125,7 +130,7 @@ impl Facts {
             root_only: if uid == 0 { root_only() } else { Vec::new() },
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
-            readable: all_canonical(wishes.readable.iter().map(|path| &path.0)),
+            readable: wishes.readable.iter().filter_map(|path| lead(path, &places)).collect(),
             hidden: all_canonical(wishes.hidden.iter().map(|path| &path.0)),
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
             mounts: mounts_below(&[&home, Path::new("/etc")]),

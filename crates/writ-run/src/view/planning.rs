@@ -145,8 +145,13 @@ impl Draft<'_> {
     fn readable(&mut self) {
         for path in &self.facts.readable {
             let hidden = self.facts.hidden.iter().any(|hidden| path.starts_with(hidden));
-            if path != Path::new("/") && !hidden && !self.shown(path) && !path.starts_with("/etc") {
+            if hidden || self.shown(path) || path.starts_with("/etc") {
+                continue;
+            }
+            if worktree::showable(path, &self.facts.home) {
                 self.put(path, Content::Tree);
+            } else {
+                self.notes.push(format!("{path:?} is too wide to be shown for a tool, so it is left out"));
             }
         }
     }

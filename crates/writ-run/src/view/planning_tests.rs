@@ -211,3 +211,20 @@ fn each_work_tree_has_a_layer_of_its_own() {
     assert_ne!(layer(&first), layer(&second));
     assert_eq!(layer(&first).unwrap().parent(), Some(Path::new("/state/layers")));
 }
+
+#[test]
+fn no_tool_opens_the_hosts_runtime_directories_or_what_holds_the_home() {
+    let mut facts = facts();
+    let wide = ["/tmp", "/run", "/run/user/1000", "/proc", "/dev/shm", "/sys", "/home", "/var", "/mnt"];
+    facts.readable = wide.iter().chain(&["/tmp/tool/bin", "/mnt/tool"]).map(|text| path(text)).collect();
+    let planned = plan(&facts, &Wishes::default()).unwrap();
+    let trees: Vec<&Path> = planned
+        .view
+        .places
+        .iter()
+        .filter(|place| place.content == Content::Tree)
+        .map(|place| &*place.at)
+        .collect();
+    assert_eq!(trees, [Path::new("/usr"), Path::new("/mnt/tool"), Path::new("/tmp/tool/bin")]);
+    assert_eq!(planned.notes.iter().filter(|note| note.contains("too wide")).count(), wide.len());
+}

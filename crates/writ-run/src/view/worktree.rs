@@ -41,6 +41,15 @@ pub(super) fn writable(place: &Path, home: &Path) -> bool {
     !system && !home.starts_with(place) && !SHARED.iter().any(|shared| Path::new(shared) == place)
 }
 
+/// Whether an agent may be shown all that is in `place`, because a tool is said to be there: not the host's temporary and runtime
+/// directories, whose sockets would connect, and not what holds the person's home.
+pub(super) fn showable(place: &Path, home: &Path) -> bool {
+    let live = LIVE.iter().any(|live| place.starts_with(live));
+    !live && !home.starts_with(place) && !SHARED.iter().any(|shared| Path::new(shared) == place)
+}
+
+/// The host at work: processes, devices, sockets.
+const LIVE: [&str; 6] = ["/dev", "/proc", "/sys", "/run", "/var/run", "/var/lock"];
 /// Never writable, nor what is in them.
 const SYSTEM: [&str; 12] = [
     "/etc",
