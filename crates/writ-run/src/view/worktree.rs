@@ -51,7 +51,7 @@ pub(super) fn showable(place: &Path, home: &Path) -> bool {
 /// The host at work: processes, devices, sockets.
 const LIVE: [&str; 6] = ["/dev", "/proc", "/sys", "/run", "/var/run", "/var/lock"];
 /// Never writable, nor what is in them.
-const SYSTEM: [&str; 12] = [
+const SYSTEM: [&str; 20] = [
     "/etc",
     "/dev",
     "/proc",
@@ -64,6 +64,14 @@ const SYSTEM: [&str; 12] = [
     "/lib32",
     "/lib64",
     "/nix/store",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/usr/local/lib",
+    "/var/spool",
 ];
 /// Too wide, but one may work somewhere below.
 const SHARED: [&str; 12] = [
@@ -155,9 +163,17 @@ mod tests {
             Some(plain),
             "a repository in the home itself counts for nothing"
         );
-        for none in
-            [home.as_path(), home.parent().unwrap(), Path::new("/"), Path::new("/etc/x"), Path::new("/tmp")]
-        {
+        for none in [
+            home.as_path(),
+            home.parent().unwrap(),
+            Path::new("/"),
+            Path::new("/etc/x"),
+            Path::new("/tmp"),
+            Path::new("/usr/bin"),
+            Path::new("/usr/local/bin"),
+            Path::new("/usr/lib/python3"),
+            Path::new("/var/spool/cron"),
+        ] {
             assert_eq!(find(none, &home), WorkTree::default(), "{none:?}");
         }
     }
