@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -102,9 +103,28 @@ fn git_file(root: &Path) -> Option<PathBuf> {
 
 const GIT_FILE_MAX: u64 = 8192;
 
-/// For a submodule: the repository that it is a part of, where its own directory is.
+/// For a submodule: the repository that it is a part of, where its own directory is, if that says the same.
 fn superproject<'a>(root: &'a Path, git: &Path) -> Option<&'a Path> {
-    root.ancestors().skip(1).find(|place| git.starts_with(place.join(".git/modules")))
+    let whole = root.ancestors().skip(1).find(|place| git.starts_with(place.join(".git/modules")))?;
+    let config = fs::File::open(git.join("config")).ok()?;
+    let mut text = String::new();
+    config.take(CONFIG_MAX).read_to_string(&mut text).ok()?;
+    (fs::canonicalize(git.join(core_worktree(&text)?)).ok()? == root).then_some(whole)
+}
+
+/// Of a submodule's configuration, read at the most.
+const CONFIG_MAX: u64 = 65536;
+
+/// `core.worktree`, which git writes into the configuration of each submodule.
+fn core_worktree(config: &str) -> Option<&str> {
+    let mut section = "";
+    config.lines().map(str::trim).find_map(|line| {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let (key, value) = line.split_once('=')?;
+        (section == "[core]" && key.trim() == "worktree").then(|| value.trim().trim_matches('"'))
+    })
 }
 
 /// For a linked work tree: the repository's directory, if it knows of this work tree.
@@ -206,6 +226,14 @@ mod tests {
         ground.repository("whole/.git/modules/part");
         ground.file("whole/part/.git", "gitdir: ../.git/modules/part\n");
         let (whole, part) = (ground.dir("whole"), ground.dir("whole/part"));
-        assert_eq!(find(&part, &home), WorkTree { root: Some(whole), common: None });
+        let config = "[core]\n\tbare = false\n\tworktree = ../../../part\n";
+        ground.file("whole/.git/modules/part/config", config);
+        assert_eq!(find(&part, &home), WorkTree { root: Some(whole.clone()), common: None });
+        // What an agent could plant that works in a repository within another: it names a part that it is not.
+        ground.file("whole/own/.git", "gitdir: ../.git/modules/part\n");
+        let own = ground.dir("whole/own");
+        assert_eq!(find(&own, &home), WorkTree { root: Some(own), common: None });
+        ground.file("whole/.git/modules/part/config", "[other]\n\tworktree = ../../../part\n");
+        assert_eq!(find(&part, &home), WorkTree { root: Some(part), common: None });
     }
 }
