@@ -14,7 +14,7 @@ use rustix::fs::{FsWord, statfs};
 
 use super::{
     credentials::{self, CONTENT_MAX, Form, KNOWN},
-    lead::lead,
+    lead::{lead, way},
     planning::layer_name,
     scan,
     worktree::{self, WorkTree},
@@ -49,6 +49,8 @@ pub struct Facts {
     pub(super) caches_absent: Vec<PathBuf>,
     pub(super) readable: Vec<PathBuf>,
     pub(super) hidden: Vec<PathBuf>,
+    /// The links on the way to what is hidden, by where they lie.
+    pub(super) hidden_links: Vec<PathBuf>,
     pub(super) read_only: Vec<PathBuf>,
     /// Mount points in the home and in `/etc`.
     pub(super) mounts: Vec<PathBuf>,
@@ -110,6 +112,9 @@ impl Facts {
         let writable = places(&all_canonical(caches.iter().copied()));
         let caches: Vec<PathBuf> = caches.into_iter().filter_map(|cache| lead(cache, &writable)).collect();
         let places = places(&caches);
+        let ways = wishes.hidden.iter().filter_map(|path| way(path));
+        let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();
+        let hidden_links = hidden_links.concat();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
@@ -131,7 +136,8 @@ impl Facts {
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
             readable: wishes.readable.iter().filter_map(|path| lead(path, &places)).collect(),
-            hidden: all_canonical(wishes.hidden.iter().map(|path| &path.0)),
+            hidden,
+            hidden_links,
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
             mounts: mounts_below(&[&home, Path::new("/etc")]),
             terminal: terminal(),

@@ -16,30 +16,41 @@ const LINKS_MAX: usize = 40;
 /// `path` without links; `None` where it leads nowhere, or out of `grounds` by a link that lies in them.
 pub(crate) fn lead(path: &Path, grounds: &[PathBuf]) -> Option<PathBuf> {
     let within = |place: &Path| grounds.iter().any(|ground| place.starts_with(ground));
-    let (mut place, mut links, mut laid) = (PathBuf::from("/"), 0, false);
+    let Way { end, links } = way(path)?;
+    (within(&end) || !links.iter().any(|link| within(link))).then_some(end)
+}
+
+/// Where a path ends, and the links on the way, each by where it lies.
+pub(super) struct Way {
+    pub end: PathBuf,
+    pub links: Vec<PathBuf>,
+}
+
+/// Follows `path`; `None` where it leads nowhere.
+pub(super) fn way(path: &Path) -> Option<Way> {
+    let (mut end, mut links) = (PathBuf::from("/"), Vec::new());
     let mut left = reversed(path);
     while let Some(name) = left.pop() {
         if name == ".." {
-            place.pop();
+            end.pop();
             continue;
         }
-        let next = place.join(&name);
+        let next = end.join(&name);
         if !fs::symlink_metadata(&next).ok()?.is_symlink() {
-            place = next;
+            end = next;
             continue;
         }
-        links += 1;
-        if links > LINKS_MAX {
+        if links.len() == LINKS_MAX {
             return None;
         }
-        laid |= within(&next);
         let target = fs::read_link(&next).ok()?;
+        links.push(next);
         if target.is_absolute() {
-            place = PathBuf::from("/");
+            end = PathBuf::from("/");
         }
         left.extend(reversed(&target));
     }
-    (!laid || within(&place)).then_some(place)
+    Some(Way { end, links })
 }
 
 /// The names in `path`, the last one first.
