@@ -115,6 +115,10 @@ impl Facts {
         let ways = wishes.hidden.iter().filter_map(|path| way(path));
         let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();
         let hidden_links = hidden_links.concat();
+        let readable: Vec<PathBuf> = wishes.readable.iter().filter_map(|path| lead(path, &places)).collect();
+        let system = system();
+        let trees = system.iter().filter(|entry| entry.link.is_none()).map(|entry| &entry.path);
+        let shown: Vec<PathBuf> = trees.chain(&readable).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
@@ -122,7 +126,7 @@ impl Facts {
             uid,
             home_link: Some(named).filter(|named| *named != home),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            system: system(),
+            system,
             bundles: stores(
                 BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into)),
             ),
@@ -131,11 +135,11 @@ impl Facts {
             nsswitch: fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default(),
             ssh: ssh_includes(),
             credentials: known_credentials(&home),
-            found: scan::look(&places, &prefixes),
+            found: scan::look(&places, &shown, &prefixes),
             root_only: if uid == 0 { root_only() } else { Vec::new() },
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
-            readable: wishes.readable.iter().filter_map(|path| lead(path, &places)).collect(),
+            readable,
             hidden,
             hidden_links,
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
