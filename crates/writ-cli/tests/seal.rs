@@ -27,7 +27,10 @@ const USER_VERSION_AT: u64 = 60;
 const ASK: &str = r#"curl -sS -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $OPENAI_API_KEY" https://api.openai.com/echo"#;
 
 /// Every command that needs the key, or could tell or change what it protects.
-const LOCKED: [&[&str]; 10] = [
+const LOCKED: [&[&str]; 13] = [
+    &["restore"],
+    &["trust"],
+    &["seen"],
     &["credential", "set", "openai"],
     &["credential", "list"],
     &["credential", "remove", "openai"],
