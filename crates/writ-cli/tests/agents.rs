@@ -95,6 +95,26 @@ fn codex_answers_and_calls_its_shell() {
     }
 }
 
+/// Codex puts its shell into a sandbox of its own, which is a nest of namespaces: what it ran wrote into the work tree, and had
+/// no network, not even the session's.
+#[test]
+fn codex_s_own_sandbox_nests() {
+    let scene = scene(Provider::OpenAi, Who::User, CONFINED);
+    scene.learn_placeholders().unwrap();
+    let program = clients::codex(&scene.home).unwrap();
+    let prompt =
+        "do [[shell: echo shell-$((40+2)) > made; cat made; curl -s https://api.openai.com || echo alone]]";
+    // It makes no helpers where its home is below the directory for temporary files, as it is in tests.
+    let script = "mkdir -p ~/tmp && TMPDIR=~/tmp exec \"$@\"";
+    let codex = [&program, "exec", "--skip-git-repo-check", "-m", "gpt-4.1", "-s", "workspace-write", prompt];
+    let argv: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(codex).collect();
+    let ran = scene.run(&argv).unwrap();
+    check(&scene, &ran, "/v1/responses");
+    assert!(ran.out().contains("alone"), "{}", ran.told());
+    assert_eq!(fs::read_to_string(scene.home.work().join("made")).unwrap(), "shell-42\n");
+    scene.home.close().unwrap();
+}
+
 /// What profiles say is there for whatever is run: the agent may be started from a shell.
 #[test]
 fn every_run_finds_what_agents_need() {
