@@ -4,6 +4,7 @@
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
 //!   Scene ── all of these together, configured for some providers
+//!   refuse_namespaces ── makes this machine one on which they are refused
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
 //!
@@ -19,6 +20,8 @@ mod demand;
 mod generic;
 mod git_server;
 mod home;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod providers;
 mod scene;
 mod seen;
@@ -32,6 +35,8 @@ pub use canary::{Canary, Shape};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
 pub use home::{Config, Home, Ran, Spawned, Target, ended};
+#[cfg(target_os = "linux")]
+pub use namespaces::refuse_namespaces;
 pub use scene::{Provider, ROLE, Scene, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};
