@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::plan::TOOLCHAINS;
+use crate::view::facts::{Credential, known_credentials};
+use crate::view::worktree::{self, WorkTree};
 
 /// The facts that a restricted launch is planned from. All paths are absolute and free of links, except those of `/etc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,10 +17,12 @@ pub struct Facts {
     pub home: PathBuf,
     /// The home directories of all accounts that have one below a directory of their own.
     pub homes: Vec<PathBuf>,
-    /// The repository's root, or the directory in which the program starts.
-    pub work_tree: Option<PathBuf>,
-    /// Where a linked git worktree keeps its commits.
-    pub common_directory: Option<PathBuf>,
+    /// What may be written.
+    pub(crate) work: WorkTree,
+    /// Files of credentials in the home.
+    pub(crate) credentials: Vec<Credential>,
+    /// The lines of git's settings that are copied.
+    pub git: Vec<String>,
     /// The entries of `/etc` that hold no secret.
     pub etc: Vec<PathBuf>,
     /// Directories of `PATH`.
@@ -30,20 +34,20 @@ pub struct Facts {
 impl Facts {
     /// Reads them. What cannot be read is taken for absent, which opens less, not more.
     pub fn gather(directory: &Path, home: &Path, search_path: &OsStr) -> Self {
-        let directory = fs::canonicalize(directory).ok();
-        let work_tree = directory.map(|start| repository(&start).unwrap_or(start));
         let home = fs::canonicalize(home).unwrap_or_else(|_| home.to_owned());
+        let work = fs::canonicalize(directory).map(|start| worktree::find(&start, &home)).unwrap_or_default();
         let toolchains =
             TOOLCHAINS.iter().map(PathBuf::from).filter(|name| toolchain(&home.join(name))).collect();
         Self {
             homes: homes(),
-            common_directory: work_tree.as_deref().and_then(common_directory),
+            credentials: known_credentials(&home),
+            git: git_settings(&home),
             etc: etc(Path::new("/etc")),
             search_path: std::env::split_paths(search_path)
                 .filter_map(|path| fs::canonicalize(path).ok())
                 .collect(),
             toolchains,
-            work_tree,
+            work,
             home,
         }
     }
@@ -54,23 +58,38 @@ fn toolchain(place: &Path) -> bool {
     fs::canonicalize(place).is_ok_and(|real| real == place)
 }
 
-/// The nearest directory upwards with a `.git`.
-fn repository(start: &Path) -> Option<PathBuf> {
-    start.ancestors().find(|directory| directory.join(".git").exists()).map(Path::to_owned)
+/// The lines of git's settings of a person that name nobody else: who commits, and how. Others can hold credentials, or programs.
+fn git_settings(home: &Path) -> Vec<String> {
+    let places = [home.join(".config/git/config"), home.join(".gitconfig")];
+    let texts: Vec<String> = places.iter().filter_map(|place| fs::read_to_string(place).ok()).collect();
+    let (mut found, mut section) = (Vec::new(), "");
+    for line in texts.iter().flat_map(|text| text.lines()).map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let key = line.split_once('=').map(|(key, _)| key.trim()).unwrap_or_default();
+        let plain = !line.ends_with('\\') && line.len() <= GIT_LINE_MAX;
+        if plain && GIT_PLAIN.iter().any(|(of, known)| *of == section && known.eq_ignore_ascii_case(key)) {
+            found.push(format!("{section}\n\t{line}\n"));
+        }
+    }
+    found
 }
 
-/// `.git` of a linked worktree is a file that names its directory in the main repository. A repository's files are not to be
-/// believed: the directory counts only if it names this work tree in return, as git's own does.
-fn common_directory(work_tree: &Path) -> Option<PathBuf> {
-    let link = work_tree.join(".git");
-    let text = link.is_file().then(|| fs::read(&link).ok()).flatten()?;
-    let named = text.strip_prefix(b"gitdir: ")?.trim_ascii_end();
-    let own = fs::canonicalize(work_tree.join(OsStr::from_bytes(named))).ok()?;
-    let back = fs::read(own.join("gitdir")).ok()?;
-    let back = fs::canonicalize(OsStr::from_bytes(back.trim_ascii_end())).ok()?;
-    let common = own.parent().filter(|parent| parent.ends_with("worktrees"))?.parent()?;
-    (back == fs::canonicalize(&link).ok()? && common.join("objects").is_dir()).then(|| common.to_owned())
-}
+/// A longer line is no name.
+const GIT_LINE_MAX: usize = 500;
+const GIT_PLAIN: &[(&str, &str)] = &[
+    ("[user]", "name"),
+    ("[user]", "email"),
+    ("[init]", "defaultBranch"),
+    ("[core]", "autocrlf"),
+    ("[pull]", "rebase"),
+    ("[pull]", "ff"),
+    ("[push]", "default"),
+    ("[push]", "autoSetupRemote"),
+    ("[merge]", "conflictStyle"),
+    ("[rebase]", "autoStash"),
+];
 
 fn homes() -> Vec<PathBuf> {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -169,18 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn a_common_directory_is_believed_only_if_it_names_the_work_tree() {
-        let root = fs::canonicalize(tempfile::tempdir().unwrap().keep()).unwrap();
-        let (main, linked) = (root.join("main/.git"), root.join("linked"));
-        let own = main.join("worktrees/linked");
-        fs::create_dir_all(&own).unwrap();
-        fs::create_dir_all(main.join("objects")).unwrap();
-        fs::create_dir_all(&linked).unwrap();
-        fs::write(linked.join(".git"), format!("gitdir: {}\n", own.display())).unwrap();
-        fs::write(own.join("gitdir"), format!("{}\n", linked.join(".git").display())).unwrap();
-        assert_eq!(common_directory(&linked), Some(main.clone()));
-        fs::write(own.join("gitdir"), format!("{}\n", root.join("other/.git").display())).unwrap();
-        assert_eq!(common_directory(&linked), None);
-        fs::remove_dir_all(root).unwrap();
+    fn of_gits_settings_only_names_and_habits_are_copied() {
+        let home = tempfile::tempdir().unwrap();
+        let text = "[user]\n name = Ada\n\temail=ada@example.com\n signingkey = x\n[core]\n sshCommand = evil\n\
+            [http \"https://github.com\"]\n extraheader = AUTHORIZATION: basic c2VjcmV0\n[credential]\n helper = store\n\
+            [user \"x\"]\n name = no\n[user]\n name = continued \\\n\n[pull]\nREBASE = true\n";
+        fs::write(home.path().join(".gitconfig"), text).unwrap();
+        let settings = git_settings(home.path()).concat();
+        assert_eq!(
+            settings,
+            "[user]\n\tname = Ada\n[user]\n\temail=ada@example.com\n[pull]\n\tREBASE = true\n"
+        );
     }
 }

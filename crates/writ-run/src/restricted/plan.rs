@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use crate::view::credentials;
 use crate::{Bytes, HomeFile, RawPath, Wishes};
 
 /// What is asked for at this level, besides [`Wishes`].
@@ -36,8 +37,6 @@ pub struct Asked {
     pub private: RawPath,
     /// TCP addresses on the host that may be reached: the session's proxy.
     pub reachable: Vec<SocketAddr>,
-    /// Paths that are readable and executable besides, such as the session's certificates.
-    pub readable: Vec<RawPath>,
     /// Paths that are writable besides, as the person's configuration declares.
     pub writable: Vec<RawPath>,
 }
@@ -110,13 +109,18 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
     for entry in &facts.etc {
         planned.allow(entry.clone(), Access::Read);
     }
-    for path in facts.work_tree.iter().chain(&facts.common_directory) {
+    if facts.work.root.is_none() {
+        planned
+            .notes
+            .push("the program was started where nothing may be written: it has no work tree".into());
+    }
+    for path in facts.work.root.iter().chain(&facts.work.common) {
         planned.allow(guard.admit(path)?, Access::Own);
     }
     for path in wishes.caches.iter().chain(&asked.writable) {
         planned.allow(guard.admit(path)?, Access::Own);
     }
-    for path in &asked.readable {
+    for path in &wishes.readable {
         planned.allow(guard.admit(path)?, Access::Execute);
     }
     for path in &facts.search_path {
@@ -138,10 +142,28 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
         home: RawPath(home),
         temporary: RawPath(asked.private.join("tmp")),
         links: planned.links,
-        files: wishes.home.clone(),
+        files: files(facts, wishes),
         reachable: asked.reachable.clone(),
         notes: planned.notes,
     })
+}
+
+/// What is in the fresh home: the session's files first, then copies of credential files with placeholders, where they have a
+/// form that we know, and who commits with git.
+fn files(facts: &Facts, wishes: &Wishes) -> Vec<HomeFile> {
+    let mut files = wishes.home.clone();
+    let copies = facts.credentials.iter().filter_map(|one| {
+        let content = credentials::copy(one.form, &one.content, &wishes.replacements)?;
+        Some((one.path.clone(), Bytes::from(content), one.mode))
+    });
+    let settings = facts.git.concat().into_bytes();
+    let git = (PathBuf::from(".gitconfig"), Bytes::from(settings), 0o600);
+    for (path, content, mode) in copies.chain((!facts.git.is_empty()).then_some(git)) {
+        if !files.iter().any(|file| *file.path == path) {
+            files.push(HomeFile { path: RawPath(path), content, mode: mode & 0o777, replace: true });
+        }
+    }
+    files
 }
 
 #[derive(Default)]
@@ -331,3 +353,79 @@ const PARENTS: &[&str] = &[
     "/sys",
     "/tmp",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::worktree::WorkTree;
+
+    fn facts(root: &str) -> Facts {
+        Facts {
+            home: "/home/ada".into(),
+            homes: vec!["/home/ada".into(), "/home/bob".into()],
+            work: WorkTree { root: Some(root.into()), common: None },
+            toolchains: vec![".cargo/bin".into()],
+            search_path: vec!["/home/ada/tools/bin".into(), "/home/ada".into()],
+            ..Facts::default()
+        }
+    }
+
+    fn planned(root: &str, wishes: Wishes, asked: Asked) -> Result<RestrictedPlan, String> {
+        let hidden = vec!["/home/ada/.local/state/writ".into(), "/run/user/1000/writ".into()];
+        let private = "/run/user/1000/writ/runs/1".into();
+        let asked = Asked { private, ..asked };
+        plan(&facts(root), &Wishes { hidden, ..wishes }, &asked).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn what_must_stay_hidden_is_in_no_tree() {
+        for tree in [
+            "/",
+            "/home",
+            "/home/ada",
+            "/home/bob",
+            "/home/ada/.local",
+            "/home/ada/.local/state/writ/x",
+            "/home/ada/.ssh",
+            "/home/ada/.ssh/config.d",
+            "/home/ada/.config",
+            "/run/user",
+            "/tmp",
+            "relative",
+        ] {
+            let one = || vec![RawPath::from(tree)];
+            let fault = |wishes, asked| planned("/home/ada/p", wishes, asked).unwrap_err();
+            fault(Wishes { caches: one(), ..Wishes::default() }, Asked::default());
+            fault(Wishes { readable: one(), ..Wishes::default() }, Asked::default());
+            fault(Wishes::default(), Asked { writable: one(), ..Asked::default() });
+        }
+        assert_eq!(
+            planned("/home/ada/.local/state", Wishes::default(), Asked::default()).unwrap_err(),
+            "/home/ada/.local/state cannot be opened at this level: it holds /home/ada/.local/state/writ"
+        );
+    }
+
+    #[test]
+    fn a_plan_opens_the_work_tree_and_moves_the_home() {
+        let file =
+            |path: &str| HomeFile { path: path.into(), content: "x".into(), mode: 0o600, replace: true };
+        let wishes = Wishes { home: vec![file(".claude.json")], ..Wishes::default() };
+        let plan = planned("/home/ada/p", wishes, Asked::default()).unwrap();
+        let access = |path: &str| -> Vec<Access> {
+            plan.allowed.iter().filter(|one| *one.path == *Path::new(path)).map(|one| one.access).collect()
+        };
+        assert_eq!(access("/home/ada/p"), [Access::Own]);
+        assert_eq!(access("/run/user/1000/writ/runs/1"), [Access::Own]);
+        assert_eq!(access("/home/ada/.cargo/bin"), [Access::Execute]);
+        assert_eq!(access("/home/ada/tools/bin"), [Access::Execute]);
+        assert_eq!(access("/etc"), [Access::List]);
+        for path in ["/", "/home", "/home/ada", "/tmp", "/run", "/var", "/dev"] {
+            assert_eq!(access(path), [], "{path}");
+        }
+        assert_eq!(plan.notes.len(), 1, "PATH had the home itself: {:?}", plan.notes);
+        assert_eq!(*plan.home, *Path::new("/run/user/1000/writ/runs/1/home"));
+        assert!(plan.variables.contains(&("HOME".into(), "/run/user/1000/writ/runs/1/home".into())));
+        let message = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<RestrictedPlan>(&message).unwrap(), plan);
+    }
+}

@@ -22,8 +22,9 @@ pub fn probe(private: &Path) -> Result<(), StepFault> {
 
 fn run(private: &Path) -> Result<(), StepFault> {
     let own = std::env::current_exe().map_err(StepFault::at(Step::Spawn, "our own program"))?;
-    let asked = Asked { private: private.into(), readable: vec![own.clone().into()], ..Asked::default() };
-    let planned = plan(&Facts::default(), &Wishes::default(), &asked)
+    let asked = Asked { private: private.into(), ..Asked::default() };
+    let wishes = Wishes { readable: vec![own.clone().into()], ..Wishes::default() };
+    let planned = plan(&Facts::default(), &wishes, &asked)
         .map_err(|fault| StepFault::new(Step::Landlock, fault.to_string(), 0))?;
     let (_, arguments) = Stage::Nothing.program();
     let process = ProcessPlan {

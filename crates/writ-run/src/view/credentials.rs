@@ -17,7 +17,7 @@ pub(super) const WITHHELD: &str = "writ_withheld";
 
 /// What becomes of a file. Whole directories are always absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     Absent,
     /// `key = value` lines, in sections or not.
     Lines,
@@ -123,7 +123,7 @@ pub(super) const KNOWN: &[(&str, Form)] = &[
 pub(super) const CONTENT_MAX: u64 = 4 << 20;
 
 /// The copy of `content`, or `None` where the file must be absent.
-pub(super) fn copy(form: Form, content: &[u8], replacements: &[Replacement]) -> Option<Vec<u8>> {
+pub(crate) fn copy(form: Form, content: &[u8], replacements: &[Replacement]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(content).ok()?;
     let swap = Swap { replacements };
     let copy = match form {

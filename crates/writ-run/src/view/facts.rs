@@ -79,7 +79,7 @@ pub(super) struct Covered {
 
 /// A credential file in the home.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Credential {
+pub(crate) struct Credential {
     /// Below the home; where a link leads, if it is one.
     pub path: PathBuf,
     pub form: Form,
@@ -255,7 +255,7 @@ fn ssh_includes() -> Vec<Store> {
 
 const SSH_INCLUDES_MAX: usize = 64;
 
-fn known_credentials(home: &Path) -> Vec<Credential> {
+pub(crate) fn known_credentials(home: &Path) -> Vec<Credential> {
     let known = KNOWN.iter().filter_map(|(path, form)| credential(home, &home.join(path), *form));
     let keys = fs::read_dir(home.join(".ssh")).into_iter().flatten().flatten().take(SSH_FILES_MAX);
     let keys = keys.filter_map(|entry| {

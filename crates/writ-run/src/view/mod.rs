@@ -18,16 +18,16 @@
 //! agent leaves there.
 
 mod build;
-mod credentials;
+pub(crate) mod credentials;
 mod enter;
 mod etc;
-mod facts;
+pub(crate) mod facts;
 mod layer;
 mod mounts;
 mod planning;
 mod scan;
 mod trust;
-mod worktree;
+pub(crate) mod worktree;
 
 use serde::{Deserialize, Serialize};
 

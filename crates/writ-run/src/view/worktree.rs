@@ -10,7 +10,7 @@ use std::{
 
 /// What is writable around the start directory. All paths are canonical.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct WorkTree {
+pub(crate) struct WorkTree {
     /// `None` where nothing may be writable.
     pub root: Option<PathBuf>,
     /// Of a linked work tree: the repository's own directory, where its commits go.
@@ -18,7 +18,7 @@ pub(super) struct WorkTree {
 }
 
 /// The work tree around `directory`, for the home `home`.
-pub(super) fn find(directory: &Path, home: &Path) -> WorkTree {
+pub(crate) fn find(directory: &Path, home: &Path) -> WorkTree {
     let mut found = WorkTree::default();
     if !writable(directory, home) {
         return found;

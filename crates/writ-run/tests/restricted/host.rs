@@ -8,6 +8,8 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,6 +21,15 @@ const SCRIPTS: &[(&str, &str)] =
 /// The system's own; others may lie in a home.
 pub const PYTHON: &str = "/usr/bin/python3";
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// How long a program may take for one word.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Questions {
+    seen: Mutex<Vec<u8>>,
+    more: Condvar,
+}
 
 pub struct Host {
     pub root: TempDir,
@@ -33,6 +44,8 @@ pub struct Host {
     pub unix: PathBuf,
     pub unix_in_work_tree: PathBuf,
     pub unix_datagram: PathBuf,
+    /// What the proxy was asked.
+    asked: Arc<Questions>,
     victim: Child,
     _held: UnixDatagram,
 }
@@ -60,7 +73,7 @@ impl Host {
             fs::write(at("scripts/x").with_file_name(name), text).unwrap();
         }
         let (proxy, other) = pair();
-        let abstract_name = format!("writ-host-{}", std::process::id());
+        let abstract_name = format!("writ-host-{}-{}", std::process::id(), number());
         let address = UnixAddress::from_abstract_name(&abstract_name).unwrap();
         greet_unix(UnixListener::bind_addr(&address).unwrap());
         let [unix, unix_in_work_tree, unix_datagram] =
@@ -74,10 +87,12 @@ impl Host {
         // It has executed, and shows its own environment, once it answers.
         victim.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         victim.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let asked = Arc::default();
         Self {
-            proxy: greet(proxy, b"proxy"),
-            service: greet(TcpListener::bind("127.0.0.1:0").unwrap(), b"host"),
-            other: greet(other, b"host"),
+            proxy: greet(proxy, b"proxy", &asked),
+            service: greet(TcpListener::bind("127.0.0.1:0").unwrap(), b"host", &Arc::default()),
+            other: greet(other, b"host", &Arc::default()),
+            asked,
             datagrams: UdpSocket::bind("127.0.0.1:0").unwrap(),
             abstract_name,
             unix,
@@ -99,13 +114,9 @@ impl Host {
 
     pub fn plan(&self, private: &Path, wishes: &Wishes) -> RestrictedPlan {
         let facts = Facts::gather(&self.path("home/project"), &self.path("home"), OsStr::new(PATH));
-        let wishes = Wishes { hidden: vec![self.path("state").into()], ..wishes.clone() };
-        let asked = Asked {
-            private: private.into(),
-            reachable: vec![self.proxy],
-            readable: vec![self.path("scripts").into()],
-            writable: vec![],
-        };
+        let (hidden, readable) = (vec![self.path("state").into()], vec![self.path("scripts").into()]);
+        let wishes = Wishes { hidden, readable, ..wishes.clone() };
+        let asked = Asked { private: private.into(), reachable: vec![self.proxy], writable: vec![] };
         restricted::plan(&facts, &wishes, &asked).unwrap()
     }
 
@@ -130,9 +141,7 @@ impl Host {
     }
 
     pub fn start(&self, program: &str, arguments: &[&str]) -> Result<(Child, Supervisor), StepFault> {
-        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let private = self.path(&format!("private/{number}"));
+        let private = self.path(&format!("private/{}", number()));
         fs::create_dir(&private).unwrap();
         restricted::start(&self.process(program, arguments), &self.plan(&private, &Wishes::default()))
     }
@@ -151,6 +160,15 @@ impl Host {
         command.env_clear().env("PATH", PATH).env("HOME", self.path("home")).status().unwrap()
     }
 
+    /// Waits until the proxy was asked this, so often.
+    pub fn was_asked(&self, words: &str, times: usize) {
+        let (seen, more) = (&self.asked.seen, &self.asked.more);
+        let count = |seen: &[u8]| String::from_utf8_lossy(seen).matches(words).count();
+        let (seen, _) =
+            more.wait_timeout_while(seen.lock().unwrap(), PATIENCE, |seen| count(seen) < times).unwrap();
+        assert!(count(&seen) >= times, "{words:?} is not in {}", String::from_utf8_lossy(&seen));
+    }
+
     pub fn script(&self, name: &str) -> String {
         self.path("scripts").join(name).to_str().unwrap().to_owned()
     }
@@ -160,6 +178,12 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = (self.victim.kill(), self.victim.wait());
     }
+}
+
+/// Another one each time.
+fn number() -> usize {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Two addresses with one port.
@@ -172,17 +196,23 @@ fn pair() -> (TcpListener, TcpListener) {
     }
 }
 
-fn greet(listener: TcpListener, word: &'static [u8]) -> SocketAddr {
+fn greet(listener: TcpListener, word: &'static [u8], asked: &Arc<Questions>) -> SocketAddr {
+    let asked = Arc::clone(asked);
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
+            let asked = Arc::clone(&asked);
             std::thread::spawn(move || {
                 let mut stream = stream.unwrap();
                 let _ = stream.write_all(word);
                 // What the peer sends is read, so that its end is not a reset.
-                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let _ = stream.shutdown(std::net::Shutdown::Write);
-                let _ = stream.read_to_end(&mut Vec::new());
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    asked.seen.lock().unwrap().extend(&bytes[..length]);
+                    asked.more.notify_all();
+                }
             });
         }
     });

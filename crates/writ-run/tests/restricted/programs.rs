@@ -10,6 +10,8 @@ use crate::host::{Host, PYTHON};
 pub const CASES: &[Case] = &[
     ("own_servers_and_files_work", works),
     ("programs_run", programs_run),
+    ("clients_reach_the_proxy", clients),
+    ("it_needs_no_namespaces", without_namespaces),
     ("faults_are_told", faults),
     ("nothing_outlives_a_run", nothing_outlives),
     ("the_probe_does_it_all", probe),
@@ -41,6 +43,36 @@ fn programs_run() {
                echo x > f; git add f; git commit -qm m; git log | grep -q m; git gc -q; git worktree add -q ../w";
     assert!(host.confined("/bin/sh", &["-c", git]).success());
     assert_eq!(host.confined("/bin/sh", &["-c", "exit 7"]).code(), Some(7));
+}
+
+/// Programs that know a proxy reach it, with its password, and nothing else.
+fn clients() {
+    let host = Host::new();
+    let curl =
+        "curl -sS --max-time 20 -o /dev/null https://api.example.com/; test $? = 56 -o $? = 97 -o $? = 43";
+    assert!(host.confined("/bin/sh", &["-c", curl]).success());
+    host.was_asked("CONNECT api.example.com:443", 1);
+    let python =
+        "import urllib.request as r\ntry: r.urlopen('https://py.example.com/')\nexcept Exception: pass";
+    assert!(host.confined(PYTHON, &["-c", python]).success());
+    host.was_asked("CONNECT py.example.com:443", 1);
+    let node = "const s = require('net').createServer(c => c.end('own')).listen(0, '127.0.0.1', () => \
+                require('net').connect(s.address().port).on('data', d => { require('os').networkInterfaces(); \
+                process.exit(String(d) === 'own' ? 0 : 1) }))";
+    assert!(host.confined("/usr/bin/env", &["node", "-e", node]).success());
+    host.was_asked("Basic c2Vzc2lvbjp3b3Jk", 2);
+}
+
+/// Where they are refused, and the level above cannot be had, this one holds all the same.
+fn without_namespaces() {
+    writ_testkit::refuse_namespaces().unwrap();
+    assert!(writ_sys::unshare(rustix::thread::UnshareFlags::NEWUSER).is_err());
+    let host = Host::new();
+    // Mounting is refused to the attacks, too: it cannot succeed unconfined.
+    crate::attacks::CASES.iter().filter(|(name, _)| *name != "privileges").for_each(|(_, case)| case());
+    let script = host.script("works.py");
+    assert!(host.confined(PYTHON, &[&script, "own_servers"]).success());
+    restricted::probe(&host.path("private/probe")).unwrap_or_else(|fault| panic!("{fault}"));
 }
 
 fn faults() {
