@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `tidy` | checks the rules on the source that no compiler checks ([`tidy`]) |
 //! | `walls` | checks which crates are linked into which ([`walls`]) |
-//! | `clients` | installs the Python clients that the end-to-end suites drive ([`clients`]) |
+//! | `clients` | installs the clients and agents that the end-to-end suites drive ([`clients`]) |
 //! | `ci` | runs every check and every test ([`ci`]) |
 
 mod ci;

@@ -2,10 +2,12 @@
 //!
 //! A secret crosses sealed to the key that [`Answer::Hello`] names, even on this private socket.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use writ_core::{
-    CredentialName, LeaseEnd, LeaseId, LeaseState, Level, RecipientKey, Refusal, RoleName, Scope, Sealed,
-    SessionId, SpiffeId, TargetName, Timestamp,
+    CredentialName, LeaseEnd, LeaseId, LeaseState, Level, Placeholder, RecipientKey, Refusal, RoleName,
+    Scope, Sealed, SessionId, SpiffeId, TargetName, Timestamp,
 };
 
 /// What an operator asks.
@@ -31,6 +33,32 @@ pub enum Ask {
     CredentialRemove {
         name: CredentialName,
     },
+    /// Whether a value is the one that is stored. A sealed value is bound to the purpose `compare NAME`.
+    CredentialCompare {
+        name: CredentialName,
+        value: Sealed,
+    },
+    /// What agents hold in the credential's stead.
+    PlaceholderShow {
+        name: CredentialName,
+    },
+    /// Keeps the bytes of a file before `writ init` rewrites it, sealed as a credential is. Bound to the purpose
+    /// [`OriginalName::purpose`]. Takes the place of an earlier one of the same name.
+    OriginalKeep {
+        name: OriginalName,
+        original_sha256: String,
+        content: Sealed,
+    },
+    OriginalList,
+    /// Gives an original back, sealed to `recipient`. Refused while a program runs that could ask the same.
+    OriginalOpen {
+        name: OriginalName,
+        recipient: RecipientKey,
+    },
+    /// Drops an original: its file has it back.
+    OriginalForget {
+        name: OriginalName,
+    },
     SessionList {
         ended: bool,
     },
@@ -49,8 +77,43 @@ pub enum Ask {
     LeaseRevoke {
         lease: LeaseId,
     },
+    /// Proves that a person asks, for the rest of this connection. Sealed for the purpose `prove`. Needed before a change while a
+    /// session below `confined` is alive, where [`Status::proof`] says so.
+    Prove {
+        passphrase: Sealed,
+    },
+    /// What the `writ.toml` of the repository around `directory` asks for, and what trusting it would change.
+    TrustShow {
+        directory: PathBuf,
+    },
+    /// Trusts that file, as it was shown.
+    TrustGrant {
+        path: PathBuf,
+        /// SHA-256 of the file that was shown, hexadecimal: another one is refused.
+        sha256: String,
+    },
+    /// Hosts that sessions tried, refused or let through, since an instant or since the log begins.
+    Seen {
+        since: Option<Timestamp>,
+    },
     /// Ends every session, then the daemon.
     Stop,
+}
+
+/// Which original: the file, and what it was rewritten to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OriginalName {
+    /// Absolute, without symbolic links.
+    pub path: String,
+    /// SHA-256 of the file as writ wrote it, hexadecimal.
+    pub written_sha256: String,
+}
+
+impl OriginalName {
+    /// What the content is bound to when it crosses the socket, in either direction.
+    pub fn purpose(&self) -> String {
+        format!("original {} {}", self.written_sha256, self.path)
+    }
 }
 
 /// Where a credential's value is.
@@ -70,13 +133,44 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
-    Hello { version: u32, recipient: RecipientKey },
+    Hello {
+        version: u32,
+        recipient: RecipientKey,
+    },
     Status(Status),
     Done,
-    CredentialSet { version: u32, leases_revoked: usize },
-    Credentials { credentials: Vec<CredentialRow> },
-    Sessions { sessions: Vec<SessionRow> },
-    Leases { leases: Vec<LeaseRow> },
+    CredentialSet {
+        version: u32,
+        leases_revoked: usize,
+    },
+    Credentials {
+        credentials: Vec<CredentialRow>,
+    },
+    /// `None`: no value is stored.
+    Compared {
+        same: Option<bool>,
+    },
+    Placeholder {
+        placeholder: Placeholder,
+    },
+    Originals {
+        originals: Vec<OriginalRow>,
+    },
+    Original {
+        content: Sealed,
+    },
+    Sessions {
+        sessions: Vec<SessionRow>,
+    },
+    Leases {
+        leases: Vec<LeaseRow>,
+    },
+    Trust(TrustView),
+    /// The most recent first; `more` were left out.
+    Seen {
+        hosts: Vec<SeenRow>,
+        more: usize,
+    },
     Refused(Refusal),
 }
 
@@ -94,6 +188,65 @@ pub struct Status {
     /// The last checkpoint of the audit log that the store remembers, as `writ-audit` writes it.
     pub audit_anchor: Option<serde_json::Value>,
     pub config: String,
+    /// Sessions that are alive below `confined`: their agents can reach this socket.
+    pub below_confined: usize,
+    /// What a command that grants or changes something must show now.
+    pub proof: Proof,
+}
+
+/// What a command that grants or changes something must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// Nothing: every agent is confined, and this socket is not in its view.
+    Nothing,
+    /// The passphrase, by [`Ask::Prove`]: an agent below `confined` is alive.
+    Passphrase,
+    /// Nothing, although an agent below `confined` is alive: the seal is a key file, and `accept_below_confined` accepts that.
+    NoWall,
+}
+
+/// A repository's `writ.toml`, which asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustView {
+    pub path: PathBuf,
+    /// Of the file as it was shown, hexadecimal.
+    pub sha256: String,
+    pub state: TrustState,
+    /// What it asks for, a line each.
+    pub asks: Vec<String>,
+    /// Compared with what was trusted before: lines that begin with `+` or `-`.
+    pub differences: Vec<String>,
+    /// What it asks for in vain, because your own configuration does not have it, and what to do, a line each.
+    pub missing: Vec<String>,
+}
+
+/// Whether a repository's file has an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustState {
+    Trusted,
+    /// Another content was trusted: this one has no effect.
+    Changed,
+    Untrusted,
+}
+
+/// One host and port, and what became of attempts to reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenRow {
+    pub host: String,
+    /// Absent where the record has none.
+    pub port: Option<u16>,
+    pub refused: u64,
+    pub tunnelled: u64,
+    pub used: u64,
+    pub first: Timestamp,
+    pub last: Timestamp,
+    pub roles: Vec<String>,
+    /// Why the last refusal was one, as a stable word.
+    pub reason: Option<String>,
+    /// Lines of `writ.toml` that would allow what was refused; empty where nothing was, or where no line would.
+    pub lines: Vec<String>,
 }
 
 /// A credential, without its value.
@@ -111,6 +264,15 @@ pub struct CredentialRow {
     pub leases: usize,
 }
 
+/// A file that writ rewrote, without what was in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginalRow {
+    #[serde(flatten)]
+    pub name: OriginalName,
+    pub original_sha256: String,
+    pub kept_at: Timestamp,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRow {
     pub session: SessionId,
@@ -122,6 +284,8 @@ pub struct SessionRow {
     pub pid: i32,
     pub level: Level,
     pub prompt_sha256: Option<String>,
+    /// The session of an earlier daemon whose program lives on in this one.
+    pub resumed_from: Option<SessionId>,
     pub opened_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -136,7 +300,8 @@ pub struct LeaseRow {
     pub workload: SpiffeId,
     pub role: RoleName,
     pub target: TargetName,
-    pub credential: CredentialName,
+    /// Absent where the target takes none.
+    pub credential: Option<CredentialName>,
     pub version: u32,
     pub scope: Scope,
     pub state: LeaseState,

@@ -52,6 +52,7 @@ pub struct Open {
 }
 
 /// What the broker says.
+#[expect(clippy::large_enum_variant, reason = "one message at a time, and the large one once in a conversation")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromBroker {
@@ -86,6 +87,8 @@ pub struct Opened {
     pub local: Vec<u16>,
     /// Directories that the person's configuration shares with confined agents, as written there: `~/` is the launcher's to expand.
     pub caches: Vec<String>,
+    /// Further directories that confined agents read: tools outside of the system's own directories. Written likewise.
+    pub readable: Vec<String>,
     /// Presets behind the session's targets: the launcher knows which files and variables their programs need.
     pub presets: Vec<String>,
 }

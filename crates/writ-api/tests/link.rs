@@ -87,12 +87,12 @@ fn ask(target: &str) -> AcquireAsk {
 fn granted(ask: &AcquireAsk) -> Granted {
     Granted {
         lease: LeaseId::new(NOW, &[3; 10]),
-        credential: ask.target.as_str().parse().unwrap(),
+        credential: Some(ask.target.as_str().parse().unwrap()),
         credential_type: "static".to_owned(),
         scope: Scope { authority: "api.example:8443".parse().unwrap(), grants: vec![] },
         issued_at: NOW,
         expires_at: NOW,
-        sealed: Sealed { enc: "ZW5j".to_owned(), ciphertext: "Y2lwaGVydGV4dA==".to_owned() },
+        sealed: Some(Sealed { enc: "ZW5j".to_owned(), ciphertext: "Y2lwaGVydGV4dA==".to_owned() }),
     }
 }
 

@@ -11,7 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
-    control::{self, Answer, Ask, CredentialRow, LeaseRow, SessionRow, Status},
+    control::{
+        self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, Proof, SeenRow, SessionRow,
+        Status, TrustState, TrustView,
+    },
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
 };
@@ -71,13 +74,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         program: "/usr/bin/python3".into(),
         script: Some("/home/ada/agent.py".into()),
         level: Level::Confined,
-        doors: vec![
-            Door::Proxy,
-            Door::Capture { port: 443 },
-            Door::DnsUdp,
-            Door::DnsTcp,
-            Door::Local { port: 5432 },
-        ],
+        doors: vec![Door::Proxy, Door::Capture { port: 443 }, Door::DnsUdp, Door::DnsTcp],
         password_sha256: None,
         resumed_from: Some(session()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
@@ -98,7 +95,12 @@ fn from_launcher() -> Vec<FromLauncher> {
     vec![
         FromLauncher::Open(open),
         FromLauncher::Open(bare),
-        FromLauncher::Doors { doors: vec![Door::Named { authority: "db.example:5432".parse().unwrap() }] },
+        FromLauncher::Doors {
+            doors: vec![
+                Door::Named { authority: "db.example:5432".parse().unwrap() },
+                Door::Local { port: 5432 },
+            ],
+        },
         FromLauncher::Closed { status: 130 },
     ]
 }
@@ -125,6 +127,7 @@ fn from_broker() -> Vec<FromBroker> {
             }],
             local: vec![5432],
             caches: vec!["~/.cargo/registry".into()],
+            readable: vec!["/srv/tools".into()],
             presets: vec!["openai".into()],
         }),
         FromBroker::Refused(refusal()),
@@ -146,12 +149,23 @@ fn asks() -> Vec<Ask> {
         },
         Ask::CredentialList,
         Ask::CredentialRemove { name: name() },
+        Ask::CredentialCompare { name: name(), value: sealed() },
+        Ask::PlaceholderShow { name: name() },
+        Ask::OriginalKeep { name: original(), original_sha256: "cd".repeat(32), content: sealed() },
+        Ask::OriginalList,
+        Ask::OriginalOpen { name: original(), recipient: recipient() },
+        Ask::OriginalForget { name: original() },
         Ask::SessionList { ended: false },
         Ask::SessionShow { session },
         Ask::SessionRevoke { session },
         Ask::LeaseList { ended: true },
         Ask::LeaseShow { lease },
         Ask::LeaseRevoke { lease },
+        Ask::Prove { passphrase: sealed() },
+        Ask::TrustShow { directory: "/home/ada/project/src".into() },
+        Ask::TrustGrant { path: "/home/ada/project/writ.toml".into(), sha256: "00".repeat(32) },
+        Ask::Seen { since: None },
+        Ask::Seen { since: Some(NOW) },
         Ask::Stop,
     ]
 }
@@ -167,18 +181,43 @@ fn answers() -> Vec<Answer> {
         audit_key: Some("a2V5".into()),
         audit_anchor: Some(json!({"sequence": 1})),
         config: "/home/ada/.config/writ/writ.toml".into(),
+        below_confined: 1,
+        proof: Proof::Passphrase,
     };
     vec![
         Answer::Hello { version: VERSION, recipient: recipient() },
         Answer::Status(status.clone()),
-        Answer::Status(Status { locked: true, audit_key: None, audit_anchor: None, ..status }),
+        Answer::Status(Status { proof: Proof::NoWall, ..status.clone() }),
+        Answer::Status(Status {
+            locked: true,
+            audit_key: None,
+            audit_anchor: None,
+            below_confined: 0,
+            proof: Proof::Nothing,
+            ..status
+        }),
         Answer::Done,
         Answer::CredentialSet { version: 2, leases_revoked: 1 },
         Answer::Credentials { credentials: vec![credential_row()] },
         Answer::Sessions { sessions: vec![session_row()] },
         Answer::Leases { leases: vec![lease_row()] },
+        Answer::Compared { same: Some(true) },
+        Answer::Compared { same: None },
+        Answer::Placeholder { placeholder: placeholder() },
+        Answer::Originals {
+            originals: vec![OriginalRow { name: original(), original_sha256: "cd".repeat(32), kept_at: NOW }],
+        },
+        Answer::Original { content: sealed() },
+        Answer::Trust(trust_view(TrustState::Untrusted)),
+        Answer::Trust(trust_view(TrustState::Changed)),
+        Answer::Trust(trust_view(TrustState::Trusted)),
+        Answer::Seen { hosts: vec![seen_row()], more: 0 },
         Answer::Refused(refusal()),
     ]
+}
+
+fn original() -> OriginalName {
+    OriginalName { path: "/home/ada/project/.env".into(), written_sha256: "ab".repeat(32) }
 }
 
 fn credential_row() -> CredentialRow {
@@ -194,6 +233,32 @@ fn credential_row() -> CredentialRow {
     }
 }
 
+fn trust_view(state: TrustState) -> TrustView {
+    TrustView {
+        path: "/home/ada/project/writ.toml".into(),
+        sha256: "00".repeat(32),
+        state,
+        asks: vec!["role dev".into()],
+        differences: vec!["+ role dev".into()],
+        missing: vec![],
+    }
+}
+
+fn seen_row() -> SeenRow {
+    SeenRow {
+        host: "example.com".into(),
+        port: Some(443),
+        refused: 2,
+        tunnelled: 0,
+        used: 0,
+        first: NOW,
+        last: later(),
+        roles: vec!["dev".into()],
+        reason: Some("unlisted-host".into()),
+        lines: vec!["[[target]]".into(), "name = \"example\"".into(), "host = \"example.com\"".into()],
+    }
+}
+
 fn session_row() -> SessionRow {
     SessionRow {
         session: session(),
@@ -205,6 +270,7 @@ fn session_row() -> SessionRow {
         pid: 4711,
         level: Level::Confined,
         prompt_sha256: None,
+        resumed_from: None,
         opened_at: NOW,
         expires_at: later(),
         ended_at: Some(later()),
@@ -220,7 +286,7 @@ fn lease_row() -> LeaseRow {
         workload: "spiffe://writ.local/dev/claude".parse().unwrap(),
         role: "dev".parse().unwrap(),
         target: "openai".parse().unwrap(),
-        credential: "openai".parse().unwrap(),
+        credential: Some("openai".parse().unwrap()),
         version: 2,
         scope: scope(),
         state: LeaseState::Ended,
@@ -235,12 +301,12 @@ fn lease_row() -> LeaseRow {
 fn granted() -> Granted {
     Granted {
         lease: lease(),
-        credential: "openai".parse().unwrap(),
+        credential: Some("openai".parse().unwrap()),
         credential_type: "static".into(),
         scope: scope(),
         issued_at: NOW,
         expires_at: later(),
-        sealed: sealed(),
+        sealed: Some(sealed()),
     }
 }
 
@@ -277,7 +343,7 @@ fn plan() -> SessionPlan {
         routes: vec![RoutePlan {
             target: "openai".parse().unwrap(),
             authority: "api.openai.com:8443".parse().unwrap(),
-            credential: "openai".parse().unwrap(),
+            credential: Some("openai".parse().unwrap()),
             tunnel: false,
             injections: places.map(place).to_vec(),
             dial: Some("127.0.0.1:8443".into()),
@@ -374,6 +440,16 @@ fn every_variant_has_an_example() {
         Ask::LeaseShow { .. } => 10,
         Ask::LeaseRevoke { .. } => 11,
         Ask::Stop => 12,
+        Ask::CredentialCompare { .. } => 13,
+        Ask::PlaceholderShow { .. } => 14,
+        Ask::OriginalKeep { .. } => 15,
+        Ask::OriginalList => 16,
+        Ask::OriginalOpen { .. } => 17,
+        Ask::OriginalForget { .. } => 18,
+        Ask::Prove { .. } => 19,
+        Ask::TrustShow { .. } => 20,
+        Ask::TrustGrant { .. } => 21,
+        Ask::Seen { .. } => 22,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -384,11 +460,17 @@ fn every_variant_has_an_example() {
         Answer::Sessions { .. } => 5,
         Answer::Leases { .. } => 6,
         Answer::Refused(_) => 7,
+        Answer::Compared { .. } => 8,
+        Answer::Placeholder { .. } => 9,
+        Answer::Originals { .. } => 10,
+        Answer::Original { .. } => 11,
+        Answer::Trust(_) => 12,
+        Answer::Seen { .. } => 13,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 4);
-    all_of(&asks(), ask, 13);
-    all_of(&answers(), answer, 8);
+    all_of(&asks(), ask, 23);
+    all_of(&answers(), answer, 14);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {

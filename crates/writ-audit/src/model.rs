@@ -246,7 +246,7 @@ pub struct Attempt<'a> {
     pub credential: Option<&'a str>,
     /// Its type: `static`, `postgres`. A word.
     pub credential_type: Option<&'a str>,
-    /// The lease's scope, as text.
+    /// The lease's scope, as text; of a session that goes on with another one, `resumed_from` and its id.
     pub scope: Option<&'a str>,
     /// HTTP method. Anything but a registered method is hashed.
     pub method: Option<&'a str>,

@@ -93,16 +93,18 @@ impl Broker {
     async fn answer(&self, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Granted, Refusal> {
         let session = self.sessions.identify(ask.session, self.clock.as_ref())?;
         let target = rules.target(&ask.target)?;
-        let credential = rules.credential(&target.credential)?;
+        let credential = target.credential.as_ref().map(|name| rules.credential(name)).transpose()?;
         let asked = Asked {
             action: Action::Inject,
             target: target.name.clone(),
-            credential: credential.name.clone(),
+            credential: target.credential.clone(),
         };
         let context = session.context(self.clock.as_ref());
         let permit = authorize(&rules.policy, session.principal(), &asked, &context)?;
         session.still_serves(&target.route())?;
-        confirm::check(self.store.as_ref(), target, credential).await?;
+        if let Some(credential) = credential {
+            confirm::check(self.store.as_ref(), target, credential).await?;
+        }
         leases::issue(self, open, &session, &permit, credential).await
     }
 }

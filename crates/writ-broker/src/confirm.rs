@@ -1,8 +1,9 @@
-//! Whether the address behind a target's name was confirmed.
+//! Whether the place that a target leads its credential to was confirmed.
 //!
-//! `dial` and `tls_ca` lead a credential to another machine behind the same name, so a change of them suspends it. Setting a
-//! credential confirms the targets that use it as they are then. Where the value comes from the configuration itself (`source`),
-//! nobody ever sets it: the address that was used first counts as confirmed.
+//! `host` leads a credential to another service, `dial` and `tls_ca` to another machine behind the same name, so a change of any of
+//! them suspends it. Setting a
+//! credential confirms the targets that use it as they are then. The host that was used first counts as confirmed. So do `dial` and
+//! `tls_ca` where the value comes from the configuration itself (`source`): nobody ever sets it.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::{
     store::{Change, Store},
 };
 
-/// Refuses a target whose address changed since it was confirmed.
+/// Refuses a target whose host or address changed since it was confirmed.
 ///
 /// # Errors
 /// [`RefusalKind::Denied`] with the next step; the store's fault.
@@ -23,35 +24,55 @@ pub(crate) async fn check(
     target: &ResolvedTarget,
     credential: &ResolvedCredential,
 ) -> Result<(), Refusal> {
-    let now = fingerprint(target);
-    let known = store.meta(key(&target.name)).await.map_err(fault::store)?;
-    match known {
-        Some(known) if known == now => Ok(()),
-        None if now.is_empty() => Ok(()),
-        None if has_source(credential) => {
-            let change = Change::PutMeta { key: key(&target.name), value: now };
-            store.apply(vec![change]).await.map_err(fault::store)
-        }
-        _ => Err(Refusal::new(
+    let suspended = |what: &str| {
+        Err(Refusal::new(
             RefusalKind::Denied,
-            format!("`dial` or `tls_ca` of the target {} changed: its credential is suspended", target.name),
-            format!("check the address, then confirm it: `writ credential set {}`", credential.name),
-        )),
+            format!("{what} of the target {} changed: its credential is suspended", target.name),
+            format!("check where it leads, then confirm it: `writ credential set {}`", credential.name),
+        ))
+    };
+    let mut first = Vec::new();
+    let (host, address) = (host(target), fingerprint(target));
+    match store.meta(host_key(&target.name)).await.map_err(fault::store)? {
+        Some(known) if known == host => {}
+        Some(_) => return suspended("`host` or `credential`"),
+        None => first.push(Change::PutMeta { key: host_key(&target.name), value: host }),
     }
+    match store.meta(key(&target.name)).await.map_err(fault::store)? {
+        Some(known) if known == address => {}
+        None if address.is_empty() => {}
+        None if has_source(credential) => {
+            first.push(Change::PutMeta { key: key(&target.name), value: address });
+        }
+        _ => return suspended("`dial` or `tls_ca`"),
+    }
+    if first.is_empty() { Ok(()) } else { store.apply(first).await.map_err(fault::store) }
 }
 
 /// Confirms the targets of a credential as they are now.
 pub(crate) fn changes(resolved: &Resolved, credential: &CredentialName) -> Vec<Change> {
-    let uses = |target: &&std::sync::Arc<ResolvedTarget>| target.credential == *credential;
-    let confirm = |target: &std::sync::Arc<ResolvedTarget>| Change::PutMeta {
-        key: key(&target.name),
-        value: fingerprint(target),
+    let uses = |target: &&std::sync::Arc<ResolvedTarget>| target.credential.as_ref() == Some(credential);
+    let confirm = |target: &std::sync::Arc<ResolvedTarget>| {
+        [
+            Change::PutMeta { key: key(&target.name), value: fingerprint(target) },
+            Change::PutMeta { key: host_key(&target.name), value: host(target) },
+        ]
     };
-    resolved.targets().filter(uses).map(confirm).collect()
+    resolved.targets().filter(uses).flat_map(confirm).collect()
 }
 
 fn has_source(credential: &ResolvedCredential) -> bool {
     credential.engine_config.get("source").is_some_and(Value::is_string)
+}
+
+/// Host and port, and whose they are: a credential that takes another one's place is not led anywhere yet.
+fn host(target: &ResolvedTarget) -> Vec<u8> {
+    let credential = target.credential.as_ref().map_or("", CredentialName::as_str);
+    format!("{credential} {}", target.authority).into_bytes()
+}
+
+fn host_key(target: &TargetName) -> String {
+    format!("confirmed-host.{target}")
 }
 
 fn key(target: &TargetName) -> String {

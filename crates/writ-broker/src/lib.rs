@@ -12,11 +12,13 @@ mod door;
 mod fault;
 pub mod keyring;
 mod leases;
+mod originals;
 pub mod policy;
 mod records;
 pub mod registration;
 mod rules;
 pub mod seal;
+mod seen;
 mod serve;
 mod sessions;
 mod start;
@@ -24,6 +26,7 @@ pub mod store;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod values;
 mod watch;
 

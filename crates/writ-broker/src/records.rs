@@ -8,12 +8,13 @@ use std::{sync::PoisonError, time::Duration};
 
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
 use writ_core::{
-    AcquireAsk, Clock, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName, Scope,
+    AcquireAsk, Clock, CredentialName, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName,
+    Scope,
 };
 
 use crate::{
-    broker::Broker, config::ResolvedTarget, door::Unlocked, fault, rules::Rules, sessions::Facts,
-    start::ORPHANED, store::LeaseRecord,
+    broker::Broker, config::ResolvedTarget, door::Unlocked, fault, leases::NO_ENGINE, rules::Rules,
+    sessions::Facts, start::ORPHANED, store::LeaseRecord,
 };
 
 /// An attempt that is on the disk and waits for its outcome.
@@ -35,15 +36,17 @@ pub(crate) async fn asked(
     let known = broker.sessions.known(ask.session);
     let facts = known.as_ref().map(|session| session.facts());
     let target = rules.resolved.target(&ask.target);
-    let credential = target.and_then(|target| rules.resolved.credential(&target.credential));
+    let name = target.and_then(|target| target.credential.as_ref());
+    let credential = name.and_then(|name| rules.resolved.credential(name));
     let scope =
         known.as_ref().zip(target).map(|(known, target)| scope(rules, &known.principal().role, target));
     let attempt = Attempt {
         request_id: Some(&request),
         session: Some(&session),
         target: Some(ask.target.as_str()),
-        credential: target.map(|target| target.credential.as_str()),
-        credential_type: credential.map(|credential| credential.engine.as_str()),
+        credential: name.map(CredentialName::as_str),
+        credential_type: target
+            .map(|_| credential.map_or(NO_ENGINE, |credential| credential.engine.as_str())),
         scope: scope.as_deref(),
         scheme: Some("https"),
         host: target.map(|target| target.authority.host().as_str()),
@@ -118,7 +121,7 @@ pub(crate) fn lease_settled(
         session: Some(&session),
         workload: Some(lease.workload.as_str()),
         role: Some(lease.role.as_str()),
-        credential: Some(lease.credential.as_str()),
+        credential: lease.credential.as_ref().map(CredentialName::as_str),
         credential_type: Some(&lease.engine),
         target: Some(lease.target.as_str()),
         ..attempt(Kind::Lease, broker, None)

@@ -38,12 +38,18 @@ pub struct Common {
 pub enum Command {
     /// Run a program that uses credentials without holding them
     Run(Run),
-    /// Write the configuration, and take over the keys in the environment
+    /// Write the configuration, and take over the keys in the environment and in env files
     Init {
         /// Answer every question with yes
         #[arg(long)]
         yes: bool,
     },
+    /// Bring the env files that init rewrote back as they were
+    Restore(Restore),
+    /// Show what a repository's writ.toml asks for, and trust it
+    Trust(Trust),
+    /// Show the hosts that programs tried, and the lines that would allow what was refused
+    Seen(Seen),
     /// Store, list and remove credentials
     #[command(subcommand)]
     Credential(Credential),
@@ -77,12 +83,57 @@ pub struct Run {
     /// Refuse to start below this level: advisory, restricted or confined
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub require: Option<writ_core::Level>,
-    /// Ask for the level advisory, which is all that this release has
+    /// Show a server of the program on the host's loopback: PORT, or HOST_PORT:PORT
+    #[arg(long, value_name = "PORT")]
+    pub publish: Vec<writ_run::Publish>,
+    /// Run it at the level advisory: nothing would hold a hostile program
     #[arg(long)]
     pub no_confine: bool,
+    /// Give the program a home layer of its own that is thrown away at its end
+    #[arg(long, conflicts_with = "no_confine")]
+    pub fresh: bool,
+    /// Say what would be done, at which level and with which view, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub program: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Trust {
+    /// Inside of the repository; where you are if it is left out
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show it
+    #[arg(long, conflicts_with = "yes")]
+    pub show: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Seen {
+    /// Not before this instant, or this long ago: 2026-11-21T10:00:00Z, 90m
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Only hosts that were refused
+    #[arg(long)]
+    pub refused: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The files; all that were rewritten where none is named
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Also files that were changed since, of which a copy is kept beside them
+    #[arg(long)]
+    pub force: bool,
 }
 
 fn parse_level(text: &str) -> Result<writ_core::Level, String> {
@@ -199,4 +250,63 @@ pub struct AuditFilter {
     /// Before this instant, or this long ago
     #[arg(long)]
     pub until: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("writ").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| error.kind().to_string())
+    }
+
+    fn run(line: &str) -> Run {
+        match parse(line) {
+            Ok(Command::Run(run)) => run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_program_s_own_options_are_its_own() {
+        let typed =
+            run("run --publish 3000 --publish 8080:80 --fresh --dry-run -- npm run dev --fresh --publish x");
+        let published: Vec<String> = typed.publish.iter().map(ToString::to_string).collect();
+        assert_eq!(published, ["3000:3000", "8080:80"]);
+        assert!(typed.fresh && typed.dry_run && !typed.no_confine);
+        assert_eq!(typed.program, ["npm", "run", "dev", "--fresh", "--publish", "x"]);
+        let plain = run("run npm --dry-run");
+        assert!(!plain.fresh && !plain.dry_run && plain.publish.is_empty());
+        assert_eq!(plain.program, ["npm", "--dry-run"]);
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused() {
+        for line in [
+            "run --publish 0 -- x",
+            "run --publish 65536 -- x",
+            "run --publish 80:x -- x",
+            "run --fresh --no-confine -- x",
+            "run --dry-run",
+            "trust --show --yes",
+            "seen now",
+            "init .env",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn files_and_directories() {
+        let Ok(Command::Restore(typed)) = parse("restore --yes a/.env .envrc --force") else {
+            panic!("restore")
+        };
+        assert_eq!(typed.files, [PathBuf::from("a/.env"), PathBuf::from(".envrc")]);
+        assert!(typed.yes && typed.force);
+        let Ok(Command::Trust(typed)) = parse("trust ../app --show") else { panic!("trust") };
+        assert_eq!((typed.directory, typed.yes, typed.show), (Some(PathBuf::from("../app")), false, true));
+        let Ok(Command::Seen(typed)) = parse("seen --since 90m --refused") else { panic!("seen") };
+        assert_eq!((typed.since.as_deref(), typed.refused), (Some("90m"), true));
+    }
 }

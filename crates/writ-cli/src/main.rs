@@ -15,6 +15,7 @@ mod daemon;
 mod demo;
 mod env_vars;
 mod fault;
+mod keys;
 mod output;
 mod paths;
 mod run;
@@ -29,7 +30,8 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
-    if let Some(code) = daemon::stage().or_else(demo::client::stage) {
+    // First of all: a stage must not have a second thread, and what it does is nobody else's.
+    if let Some(code) = writ_run::stage().or_else(daemon::stage).or_else(demo::client::stage) {
         return code;
     }
     let cli = match Cli::try_parse() {
@@ -70,6 +72,9 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),
         Command::Init { yes } => commands::init::run(&paths, output, yes)?,
+        Command::Trust(args) => commands::trust::run(&paths, output, &args)?,
+        Command::Seen(args) => commands::seen::run(&paths, output, &args)?,
+        Command::Restore(args) => return commands::restore::run(&paths, output, &args),
         Command::Doctor => return commands::doctor::run(&paths, output),
     }
     Ok(ExitCode::SUCCESS)

@@ -81,6 +81,11 @@ impl Paths {
         self.state.join("writ.db")
     }
 
+    /// Where what confined programs write into their home is kept, one layer for each work tree.
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+
     pub fn audit(&self) -> PathBuf {
         self.state.join("audit")
     }
@@ -111,7 +116,8 @@ impl Paths {
     }
 }
 
-fn private_directory(path: &Path) -> io::Result<()> {
+/// Makes a directory for its owner alone, or checks that it is one.
+pub fn private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     if !writ_sys::runtime_dir_is_private(path)? {
         let found = fs::symlink_metadata(path)?;

@@ -30,7 +30,8 @@ pub enum Action {
 pub struct Asked {
     pub action: Action,
     pub target: TargetName,
-    pub credential: CredentialName,
+    /// `None` where the target takes none.
+    pub credential: Option<CredentialName>,
 }
 
 /// How well the agent is confined.
@@ -168,8 +169,11 @@ mod tests {
             session: SessionId::new(now, &[0; 10]),
             role: "dev".parse().unwrap(),
         };
-        let asked =
-            Asked { action: Action::Inject, target: "t".parse().unwrap(), credential: "c".parse().unwrap() };
+        let asked = Asked {
+            action: Action::Inject,
+            target: "t".parse().unwrap(),
+            credential: Some("c".parse().unwrap()),
+        };
         let context = Context {
             now,
             level: Level::Advisory,

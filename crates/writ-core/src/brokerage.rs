@@ -32,18 +32,19 @@ pub struct AcquireAsk {
     pub request: RequestId,
 }
 
-/// A lease, with the credential sealed to the session's key.
+/// A lease, with the credential, if the target has one, sealed to the session's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
     pub lease: LeaseId,
-    pub credential: CredentialName,
-    /// The kind of credential, for the record, such as `static`.
+    /// `None` where the target has no credential: then the lease is a scope and a life, and nothing is put into requests.
+    pub credential: Option<CredentialName>,
+    /// The kind of credential, for the record, such as `static`; `none` where there is none.
     pub credential_type: String,
     pub scope: Scope,
     pub issued_at: Timestamp,
     pub expires_at: Timestamp,
     /// Bound to session and lease: it opens for nobody else and for no other lease.
-    pub sealed: Sealed,
+    pub sealed: Option<Sealed>,
 }
 
 /// Asks for everything that happened after notice number `since` of the broker's present life; 0 at first.
@@ -131,7 +132,8 @@ pub struct PlaceholderEntry {
 pub struct RoutePlan {
     pub target: TargetName,
     pub authority: Authority,
-    pub credential: CredentialName,
+    /// `None`: its requests are judged and recorded, and nothing is put into them.
+    pub credential: Option<CredentialName>,
     /// Pass its bytes on untouched, whatever the protocol: nothing is injected, and nothing of it can be judged.
     pub tunnel: bool,
     /// The declared places, the default first.

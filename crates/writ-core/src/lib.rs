@@ -25,6 +25,7 @@ mod names;
 mod path;
 mod placeholder;
 mod preset;
+mod profile;
 mod quote;
 mod refusal;
 mod scope;
@@ -49,6 +50,10 @@ pub use names::{CredentialName, NameError, RoleName, SpiffeId, TargetName, Trust
 pub use path::{CanonicalPath, PathError, PathPattern};
 pub use placeholder::{Alphabet, Placeholder, PlaceholderError, Shape};
 pub use preset::{PRESETS, Preset, PresetPlace, looks_like_key, preset};
+pub use profile::{
+    AGENT_FILE_MAX, AgentFile, Lookup, PROFILES, Profile, agent_variables, home_files, managed_settings,
+    profile_of,
+};
 pub use refusal::{Refusal, RefusalKind};
 pub use scope::{Grant, Scope};
 pub use secret::{RecipientKey, Sealed, Secret};

@@ -95,7 +95,12 @@ pub const PRESETS: &[Preset] = &[
         key_prefixes: &["sk-ant-"],
         env: &["ANTHROPIC_API_KEY"],
         paths: &["/v1/*", "/api/*"],
-        quiet_hosts: &["downloads.claude.ai", "raw.githubusercontent.com"],
+        quiet_hosts: &[
+            "downloads.claude.ai",
+            "models.opencode.ai",
+            "platform.claude.com",
+            "raw.githubusercontent.com",
+        ],
         refuse_as_400: &[],
         encoded_slash: false,
     },

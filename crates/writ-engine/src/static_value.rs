@@ -48,7 +48,7 @@ impl Engine for Static {
         tools: &'a dyn Tools,
     ) -> BoxFuture<'a, Result<Receipt, EngineFault>> {
         Box::pin(async move {
-            let credential = permit.asked().credential.clone();
+            let credential = of(permit)?.clone();
             let version = match read_config(&credential, config)?.source {
                 Some(_) => 0,
                 None => tools.latest(&credential).await?,
@@ -68,8 +68,9 @@ impl Engine for Static {
     ) -> BoxFuture<'a, Result<Minted, EngineFault>> {
         Box::pin(async move {
             let Used { credential, version } = read_receipt(receipt)?;
-            if credential != permit.asked().credential {
-                let detail = format!("it is of {credential}, the permit of {}", permit.asked().credential);
+            let permitted = of(permit)?;
+            if credential != *permitted {
+                let detail = format!("it is of {credential}, the permit of {permitted}");
                 return Err(EngineFault::Receipt(detail));
             }
             let secret = match read_config(&credential, config)?.source {
@@ -94,6 +95,11 @@ impl Engine for Static {
     fn example(&self) -> Value {
         json!({ "source": "cmd://pass show openai" })
     }
+}
+
+fn of(permit: &Permit) -> Result<&CredentialName, EngineFault> {
+    let none = || EngineFault::Receipt("the permit is for a target without a credential".to_owned());
+    permit.asked().credential.as_ref().ok_or_else(none)
 }
 
 fn read_config(credential: &CredentialName, config: &Value) -> Result<Config, EngineFault> {

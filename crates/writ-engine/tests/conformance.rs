@@ -37,7 +37,7 @@ fn permit(credential: &str) -> Permit {
     let asked = Asked {
         action: Action::Inject,
         target: "api".parse().unwrap(),
-        credential: credential.parse().unwrap(),
+        credential: Some(credential.parse().unwrap()),
     };
     let context = Context {
         now: NOW,

@@ -105,17 +105,22 @@ async fn ask(
 
 /// Opens the credential, once, and makes of it what requests and answers need.
 fn prepare(session: &Session, route: &Route, granted: &Granted) -> Result<Parts, Refusal> {
+    let (credential, sealed) = match (&granted.credential, &granted.sealed) {
+        (Some(credential), Some(sealed)) => (credential, sealed),
+        (None, None) => return without_credential(),
+        _ => return Err(broken("the broker granted half a credential")),
+    };
     let place = seal::Place::Lease { session: session.id, lease: granted.lease };
     let secret = session
         .recipient
-        .open(&granted.sealed, &place)
+        .open(sealed, &place)
         .map_err(|_| broken("the credential does not open for this session"))?;
     let mut rendered = Vec::with_capacity(route.places.len());
     for declared in &route.places {
         let one = declared.injector.render(&declared.place, &secret);
         rendered.push(one.map_err(|fault| unusable(route, &fault.to_string()))?);
     }
-    let replacement = format!("[writ:{}]", granted.credential);
+    let replacement = format!("[writ:{credential}]");
     let mut forms: Vec<&[u8]> =
         rendered.iter().flat_map(|one| one.forms.iter().map(Secret::expose)).collect();
     forms.sort_unstable();
@@ -129,8 +134,14 @@ fn prepare(session: &Session, route: &Route, granted: &Granted) -> Result<Parts,
     Ok(Parts { rendered, needles: Arc::new(needles) })
 }
 
+/// What a lease without a credential is made of: nothing to put in, and nothing to find again.
+fn without_credential() -> Result<Parts, Refusal> {
+    let needles = Needles::new(&[]).map_err(|_| broken("the search for nothing cannot be made"))?;
+    Ok(Parts { rendered: Vec::new(), needles: Arc::new(needles) })
+}
+
 fn unusable(route: &Route, why: &str) -> Refusal {
-    let detail = format!("credential {} cannot be used: {why}", route.plan.credential);
+    let detail = format!("the credential of target {} cannot be used: {why}", route.plan.target);
     Refusal::new(
         RefusalKind::NoCredential,
         detail,

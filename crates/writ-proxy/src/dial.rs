@@ -4,10 +4,16 @@
 //! look-up that could answer otherwise. `dial` of a route changes where the name leads; the name itself, which TLS verifies,
 //! stays.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{net::TcpStream, time::timeout};
-use writ_core::{BoxFuture, Refusal, RefusalKind, RoutePlan};
+use writ_core::{Authority, BoxFuture, Refusal, RefusalKind, RoutePlan};
 
 use crate::address;
 
@@ -37,11 +43,7 @@ impl Names for SystemNames {
 /// A TCP connection to where the route's name leads, if it may be dialled.
 pub(crate) async fn dial(names: &dyn Names, plan: &RoutePlan) -> Result<(TcpStream, SocketAddr), Refusal> {
     let authority = &plan.authority;
-    let answers = match timeout(RESOLVE_TIMEOUT, resolve(names, plan)).await {
-        Ok(Ok(answers)) => answers,
-        Ok(Err(_)) => return Err(failed(format!("the name of {authority} does not resolve"))),
-        Err(_) => return Err(failed(format!("resolving the name of {authority} took too long"))),
-    };
+    let answers = answers(authority, resolve(names, plan)).await?;
     address::judge(&answers, &plan.allow_private).map_err(|fault| {
         Refusal::new(
             RefusalKind::ForbiddenAddress,
@@ -49,13 +51,72 @@ pub(crate) async fn dial(names: &dyn Names, plan: &RoutePlan) -> Result<(TcpStre
             "if the address is meant, the operator can open its network with `allow_private` of the target",
         )
     })?;
+    connect(authority, answers).await
+}
+
+/// A TCP connection to a host that no target names: only at public addresses, and never back to this machine.
+pub(crate) async fn dial_public(
+    names: &dyn Names,
+    authority: &Authority,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
+    let asked = names.resolve(authority.host().as_str(), authority.port());
+    let answers = answers(authority, asked).await?;
+    public(authority, answers).await
+}
+
+/// The same, to an address that the agent named.
+pub(crate) async fn dial_address(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Refusal> {
+    public(&address, vec![address]).await
+}
+
+/// A TCP connection to a port of this machine's own loopback.
+pub(crate) async fn dial_local(port: u16) -> Result<(TcpStream, SocketAddr), Refusal> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    connect(&address, vec![address]).await
+}
+
+async fn answers(
+    what: &impl fmt::Display,
+    asked: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+) -> Result<Vec<SocketAddr>, Refusal> {
+    match timeout(RESOLVE_TIMEOUT, asked).await {
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(_)) => Err(failed(format!("the name of {what} does not resolve"))),
+        Err(_) => Err(failed(format!("resolving the name of {what} took too long"))),
+    }
+}
+
+async fn public(
+    what: &impl fmt::Display,
+    answers: Vec<SocketAddr>,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
+    let refuse = |why: &dyn fmt::Display| {
+        Refusal::new(
+            RefusalKind::ForbiddenAddress,
+            format!("{what} is not dialled: {why}"),
+            "if the address is meant, the operator can add a target for it with `allow_private`",
+        )
+    };
+    address::judge(&answers, &[]).map_err(|fault| refuse(&fault))?;
+    let (stream, address) = connect(what, answers).await?;
+    // A machine's public address is its own as well: what listens there may trust whoever is on the machine.
+    if stream.local_addr().is_ok_and(|own| own.ip() == address.ip()) {
+        return Err(refuse(&"it is an address of this machine"));
+    }
+    Ok((stream, address))
+}
+
+async fn connect(
+    what: &impl fmt::Display,
+    answers: Vec<SocketAddr>,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
     for address in answers.into_iter().take(TRIES_MAX) {
         if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             let _ = stream.set_nodelay(true);
             return Ok((stream, address));
         }
     }
-    Err(failed(format!("{authority} does not accept a connection")))
+    Err(failed(format!("{what} does not accept a connection")))
 }
 
 async fn resolve(names: &dyn Names, plan: &RoutePlan) -> io::Result<Vec<SocketAddr>> {

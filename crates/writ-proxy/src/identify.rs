@@ -1,15 +1,14 @@
-//! Identify: who is calling. The listener is the session's, and its password is asked for on every CONNECT.
+//! Identify: who is calling. The listener is the session's, and its password, where it has one, is asked for on every CONNECT.
 //!
 //! ```text
 //!   CONNECT host:port          no or wrong password   407, and the connection stays open for another try
-//!                              listed host            200, then TLS is terminated here
-//!                              quiet host             200, and each request is refused in HTTP
-//!                              any other              403, recorded, and the launcher is told once
+//!                              leads somewhere        200, then what `lead` says
+//!                              leads nowhere          403, recorded, and the launcher is told once
 //!   anything else              403: credentials go over https alone, and through CONNECT alone
 //! ```
 //!
 //! Absent: the agent's process. In *advisory* runs the password is what there is; in *confined* ones the listener cannot be reached
-//! from anywhere else.
+//! from anywhere else, and there is none.
 
 use std::{
     convert::Infallible,
@@ -31,10 +30,11 @@ use writ_core::{Authority, RefusalKind};
 
 use crate::{
     body::Answer,
+    lead::{self, Lead},
     pool::HEAD_MAX,
-    record,
+    record::{self, Toward},
     refuse::{self, Refused},
-    route,
+    relay::{self, Passing},
     tunnel::{Site, Tunnel},
 };
 
@@ -43,51 +43,70 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest `Proxy-Authorization` that is looked at.
 const PASSWORD_MAX: usize = 1024;
 
-/// A connection that may speak TLS now.
+/// A connection of which is known where it leads.
 pub(crate) struct Caller {
-    pub(crate) site: Site,
+    pub(crate) lead: Ready,
     pub(crate) stream: TcpStream,
-    /// What the agent sent without waiting for the answer to its CONNECT.
+    /// What was read of it already.
     pub(crate) early: Bytes,
 }
 
-type Slot = Mutex<Option<(Site, OnUpgrade)>>;
+/// Where a connection leads, with what had to be done before it could be said so.
+pub(crate) enum Ready {
+    /// TLS ends here.
+    Serve(Site),
+    /// Its bytes pass, to a service that has accepted the connection.
+    Pass(Box<Passing>),
+}
+
+type Slot = Mutex<Option<(Ready, OnUpgrade)>>;
 
 /// Answers proxy requests until one CONNECT is good. `None`: the connection is over.
 pub(crate) async fn identify(tunnel: &Arc<Tunnel>, stream: TcpStream) -> Option<Caller> {
     let slot: Arc<Slot> = Arc::default();
     let service = service_fn(|request| {
         let answer = answer(tunnel, &slot, request);
-        async move { Ok::<_, Infallible>(answer) }
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_header_size(HEAD_MAX);
     builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await.ok()?;
-    let (site, upgrade) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let (lead, upgrade) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some(Caller { site, stream: parts.io.into_inner(), early: parts.read_buf })
+    Some(Caller { lead, stream: parts.io.into_inner(), early: parts.read_buf })
 }
 
-fn answer(tunnel: &Arc<Tunnel>, slot: &Slot, mut request: Request<Incoming>) -> Response<Answer> {
+async fn answer(tunnel: &Arc<Tunnel>, slot: &Slot, mut request: Request<Incoming>) -> Response<Answer> {
     if !knows_password(tunnel, &request) {
         return refuse::unauthenticated();
     }
-    match site(tunnel, &request) {
-        Ok(site) => {
+    match ready(tunnel, &request).await {
+        Ok(lead) => {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((site, hyper::upgrade::on(&mut request)));
+                Some((lead, hyper::upgrade::on(&mut request)));
             Response::new(Answer::EMPTY)
         }
         Err(refused) => {
             let host = request.uri().host().unwrap_or("-");
-            record::refused(tunnel, &refused, host, Some(request.method().as_str()));
+            let toward = Toward { scheme: "https", host, port: request.uri().port_u16() };
+            record::refused(tunnel, &refused, toward, Some(request.method().as_str()));
             refused.response()
         }
     }
 }
 
+async fn ready(tunnel: &Arc<Tunnel>, request: &Request<Incoming>) -> Result<Ready, Refused> {
+    match lead::by_name(&tunnel.session, &authority(request)?)? {
+        Lead::Serve(site) => Ok(Ready::Serve(site)),
+        Lead::Pass(passage) => relay::open(tunnel, passage).await.map(Ready::Pass),
+    }
+}
+
 /// The password of Basic, or the token of Bearer, whatever the user's name.
 fn knows_password(tunnel: &Tunnel, request: &Request<Incoming>) -> bool {
+    if !tunnel.session.asks_password() {
+        return true;
+    }
     let mut values = request.headers().get_all(PROXY_AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let Some((scheme, rest)) =
@@ -110,7 +129,8 @@ fn knows_password(tunnel: &Tunnel, request: &Request<Incoming>) -> bool {
     tunnel.session.knows(digest::digest(&digest::SHA256, &password).as_ref())
 }
 
-fn site(tunnel: &Arc<Tunnel>, request: &Request<Incoming>) -> Result<Site, Refused> {
+/// The one authority that a CONNECT names.
+fn authority(request: &Request<Incoming>) -> Result<Authority, Refused> {
     if request.method() != Method::CONNECT {
         let detail = "writ carries https through CONNECT, and nothing in the clear";
         return Err(Refused::new(RefusalKind::Denied, detail, "use an https:// address"));
@@ -133,13 +153,5 @@ fn site(tunnel: &Arc<Tunnel>, request: &Request<Incoming>) -> Result<Site, Refus
             return Err(Refused::ambiguous(format!("CONNECT is to {authority}, but its Host is another")));
         }
     }
-    if let Some(routes) = tunnel.session.routes(&authority) {
-        return Ok(Site::Listed(routes.clone()));
-    }
-    if tunnel.session.is_quiet(authority.host()) {
-        return Ok(Site::Quiet(authority.host().clone()));
-    }
-    let refused = route::unlisted(&authority.to_string());
-    let alarm = format!("{authority} is not listed for role {}: refused", tunnel.session.role);
-    Err(refused.with_alarm(alarm))
+    Ok(authority)
 }

@@ -42,6 +42,9 @@ pub(crate) fn header(place: &Place) -> Result<Option<HeaderName>, InvalidHeaderN
 
 /// Puts the credential of the lease into the request.
 pub(crate) fn inject(target: &Target, lease: &Lease, parts: &mut Parts) -> Result<(), Refused> {
+    if target.route.plan.credential.is_none() {
+        return Ok(());
+    }
     let places = target.route.places.iter().zip(&lease.rendered);
     let placeholder = target.placeholder.as_deref();
     let chosen = match placeholder {

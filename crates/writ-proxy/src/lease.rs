@@ -134,7 +134,7 @@ impl Life {
         }
     }
 
-    fn refusal(self) -> Refusal {
+    pub(crate) fn refusal(self) -> Refusal {
         let (kind, detail, next) = match self {
             Self::Revoked => (
                 RefusalKind::LeaseRevoked,
@@ -186,12 +186,12 @@ mod tests {
     fn lease(ttl: u64, now: Now) -> Lease {
         let granted = Granted {
             lease: LeaseId::new(now.wall, &[1; 10]),
-            credential: "c".parse().unwrap(),
+            credential: Some("c".parse().unwrap()),
             credential_type: "static".into(),
             scope: Scope { authority: "a.example".parse().unwrap(), grants: Vec::new() },
             issued_at: now.wall,
             expires_at: now.wall.saturating_add(Ttl::from_secs(ttl).unwrap()),
-            sealed: Sealed { enc: String::new(), ciphertext: String::new() },
+            sealed: Some(Sealed { enc: String::new(), ciphertext: String::new() }),
         };
         let needles = Arc::new(Needles::new(&[]).unwrap());
         Lease::new(&granted, Parts { rendered: Vec::new(), needles }, now)

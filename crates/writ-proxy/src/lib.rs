@@ -1,7 +1,9 @@
 //! The data plane of writ: an intercepting proxy that puts credentials on the wire for agents that do not hold them.
 //!
 //! ```text
-//!   agent ──CONNECT──► identify ──TLS──► tunnel ──each request──► serve
+//!   agent ──CONNECT──► identify ─┐
+//!         ──captured─► capture ──┴─► lead ──TLS──► tunnel ──each request──► serve
+//!         ──asks────► dns          └─ untouched ─► relay
 //!                                                                   │ route → acquire → use → inject → upstream → scrub → record
 //!   broker ──watch──► live: cuts what was revoked                   ▼
 //!                                                            the service, and nothing else
@@ -20,13 +22,19 @@
 
 mod acquire;
 mod address;
+mod assigned;
 mod body;
 mod ca;
+mod capture;
 mod dial;
+mod dns;
+mod door;
 mod headers;
+mod hello;
 mod identify;
 mod inflate;
 mod inject;
+mod lead;
 mod lease;
 mod live;
 mod names;
@@ -35,6 +43,7 @@ mod pool;
 mod proxy;
 mod record;
 mod refuse;
+mod relay;
 mod route;
 mod scrub;
 mod serve;

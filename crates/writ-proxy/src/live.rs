@@ -234,6 +234,7 @@ fn tick(plane: &Plane, since: &mut u64) {
         *since = 0;
         if !plane.live.lost.swap(true, Ordering::SeqCst) {
             plane.live.lose(true);
+            plane.cut_relays();
         }
     }
     plane.live.expire(now);

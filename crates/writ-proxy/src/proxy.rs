@@ -1,8 +1,8 @@
 //! The data plane as a whole: its threads, its sessions, its seam to the broker.
 //!
 //! ```text
-//!   control thread   one acceptor per session ──round robin──► worker threads, one runtime each
-//!                    the watch loop                            connections live and die on their worker
+//!   control thread   one acceptor per door ──round robin──► worker threads, one runtime each
+//!                    the watch loop, the names              connections live and die on their worker
 //! ```
 //!
 //! A passed listener cannot be opened again with SO_REUSEPORT, so one acceptor hands connections out. Everything that is shared between
@@ -11,12 +11,8 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    net::TcpListener,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     thread::JoinHandle,
     time::Duration,
 };
@@ -37,16 +33,14 @@ use writ_core::{
 
 use crate::{
     dial::Names,
+    door,
     lease::Now,
     live::{self, Live},
     session::Session,
-    tunnel::{self, Arrival, Open},
 };
 
 /// Longest that stopping waits for a thread's blocking name look-ups.
 const STOP_MAX: Duration = Duration::from_secs(1);
-/// Pause of an acceptor when the system has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What ALPN offers services, the best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -108,7 +102,8 @@ pub(crate) struct Plane {
     pub(crate) workers: Vec<Handle>,
     audit: Vec<Stream>,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
-    connections: AtomicU64,
+    /// Connections so far: which worker is next.
+    pub(crate) connections: AtomicU64,
 }
 
 impl Roots {
@@ -194,11 +189,15 @@ impl Proxy {
     }
 
     fn serve(&self, plan: SessionPlan, doors: Vec<(Door, OwnedFd)>) -> Result<SessionReady, OpenFault> {
-        let listener = doors.into_iter().find_map(|(door, socket)| (door == Door::Proxy).then_some(socket));
-        let listener = TcpListener::from(listener.ok_or_else(|| OpenFault("it has no door".to_owned()))?);
-        let fault = |fault: io::Error| OpenFault(format!("its listener cannot be used: {fault}"));
-        listener.set_nonblocking(true).map_err(fault)?;
+        if doors.is_empty() {
+            return Err(OpenFault("it has no door".to_owned()));
+        }
         let session = Arc::new(Session::new(&self.plane, plan)?);
+        let ready = SessionReady {
+            ca_pem: session.ca.root_pem().to_owned(),
+            recipient: session.recipient.key().clone(),
+            named: session.named()?,
+        };
         {
             let mut sessions = self.plane.sessions();
             if sessions.contains_key(&session.id) {
@@ -206,21 +205,15 @@ impl Proxy {
             }
             sessions.insert(session.id, session.clone());
         }
-        let ready = SessionReady {
-            ca_pem: session.ca.root_pem().to_owned(),
-            recipient: session.recipient.key().clone(),
-            named: Vec::new(),
-        };
-        let task = {
-            let _inside = self.control.enter();
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-            self.control.spawn(accept(self.plane.clone(), session.clone(), listener))
-        };
-        let _ = session.acceptor.set(task.abort_handle());
-        if session.is_over() {
-            task.abort();
-        }
+        door::open(&self.plane, &session, &self.control, doors)
+            .inspect_err(|_| self.plane.end_session(session.id))?;
         Ok(ready)
+    }
+
+    fn add(&self, session: SessionId, doors: Vec<(Door, OwnedFd)>) -> Result<(), OpenFault> {
+        let session = self.plane.sessions().get(&session).cloned();
+        let session = session.ok_or_else(|| OpenFault("it is not open".to_owned()))?;
+        door::open(&self.plane, &session, &self.control, doors)
     }
 }
 
@@ -233,8 +226,12 @@ impl DataPlane for Proxy {
         Box::pin(async move { self.serve(plan, doors) })
     }
 
-    fn extend(&self, _: SessionId, _: Vec<(Door, OwnedFd)>) -> BoxFuture<'_, Result<(), OpenFault>> {
-        Box::pin(std::future::ready(Err(OpenFault("doors cannot be added yet".to_owned()))))
+    fn extend(
+        &self,
+        session: SessionId,
+        doors: Vec<(Door, OwnedFd)>,
+    ) -> BoxFuture<'_, Result<(), OpenFault>> {
+        Box::pin(async move { self.add(session, doors) })
     }
 }
 
@@ -265,6 +262,13 @@ impl Plane {
         if let Some(session) = session {
             session.end();
             self.live.end_session(&session);
+        }
+    }
+
+    /// Cuts everything that passes untouched: it may not outlive the broker's word.
+    pub(crate) fn cut_relays(&self) {
+        for session in self.sessions().values() {
+            session.cut_relays();
         }
     }
 
@@ -301,35 +305,6 @@ fn drive(name: String, runtime: Runtime, mut stopped: watch::Receiver<bool>) -> 
         });
         runtime.shutdown_timeout(STOP_MAX);
     })
-}
-
-/// Accepts a session's connections and hands them to the workers in turn.
-async fn accept(plane: Arc<Plane>, session: Arc<Session>, listener: tokio::net::TcpListener) {
-    loop {
-        let Ok(room) = session.connections.clone().acquire_owned().await else { return };
-        // It leaves this thread's runtime for its worker's.
-        let Ok(stream) = listener.accept().await.and_then(|(stream, _)| stream.into_std()) else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let number = plane.connections.fetch_add(1, Ordering::Relaxed);
-        let worker = usize::try_from(number).unwrap_or(0) % plane.workers.len().max(1);
-        let Some(runtime) = plane.workers.get(worker) else { return };
-        let open = Arc::new(Open::default());
-        let arrival = Arrival {
-            plane: plane.clone(),
-            session: session.clone(),
-            worker,
-            number,
-            open: open.clone(),
-            stream,
-            room,
-        };
-        let task = runtime.spawn(tunnel::run(arrival)).abort_handle();
-        if !session.enter(number, task.clone(), open) {
-            task.abort();
-        }
-    }
 }
 
 impl fmt::Debug for Proxy {

@@ -65,7 +65,7 @@ impl Exchange {
             role: Some(&session.role),
             session: Some(&session.id_text),
             requester: Some(&session.requester),
-            credential: Some(plan.credential.as_str()),
+            credential: plan.credential.as_ref().map(writ_core::CredentialName::as_str),
             credential_type: Some(&self.lease.credential_type),
             scope: Some(&self.lease.scope_text),
             method: Some(method),
@@ -78,11 +78,7 @@ impl Exchange {
             target: Some(plan.target.as_str()),
             ..Attempt::new(Kind::Use, micros(now.wall))
         };
-        let entry = self.tunnel.audit().open(&attempt).map_err(|fault| {
-            let next = "the operator must mend the audit log: see `writ doctor`";
-            // Nothing can be recorded now, so this refusal is not tried to be.
-            Refused { recorded: true, ..Refused::new(RefusalKind::AuditUnavailable, fault.to_string(), next) }
-        })?;
+        let entry = self.tunnel.audit().open(&attempt).map_err(|fault| unrecorded(&fault))?;
         self.entry = Some(entry);
         Ok(())
     }
@@ -148,10 +144,20 @@ impl Drop for Exchange {
     }
 }
 
+/// Where something went that was refused.
+#[derive(Clone, Copy)]
+pub(crate) struct Toward<'a> {
+    pub(crate) scheme: &'static str,
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
+}
+
 /// Records a refusal that was no use of a lease, and tells whoever watches the run if it is an alarm.
-pub(crate) fn refused(tunnel: &Tunnel, refused: &Refused, host: &str, method: Option<&str>) {
+pub(crate) fn refused(tunnel: &Tunnel, refused: &Refused, toward: Toward<'_>, method: Option<&str>) {
+    let Toward { scheme, host, port } = toward;
     if let Some(alarm) = &refused.alarm {
-        tunnel.session.tell(&tunnel.plane, refused.refusal.kind, host, || alarm.clone());
+        let place = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        tunnel.session.tell(&tunnel.plane, refused.refusal.kind, &place, || alarm.clone());
     }
     if refused.recorded {
         return;
@@ -166,8 +172,9 @@ pub(crate) fn refused(tunnel: &Tunnel, refused: &Refused, host: &str, method: Op
         session: Some(&tunnel.session.id_text),
         requester: Some(&tunnel.session.requester),
         method,
-        scheme: Some("https"),
+        scheme: Some(scheme),
         host: Some(host),
+        port,
         action: Some(slug),
         ..Attempt::new(Kind::Refused, micros(now))
     };
@@ -194,7 +201,17 @@ fn is_word(segment: &str) -> bool {
 const WORD_MAX: usize = 24;
 const DIGITS_MAX: u32 = 2;
 
-fn micros(time: Timestamp) -> u64 {
+/// The refusal of what the log would not take. Nothing can be recorded now, so this is not tried to be.
+pub(crate) fn unrecorded(fault: &impl std::fmt::Display) -> Refused {
+    let next = "the operator must mend the audit log: see `writ doctor`";
+    Refused { recorded: true, ..Refused::new(RefusalKind::AuditUnavailable, fault.to_string(), next) }
+}
+
+pub(crate) fn no_randomness() -> Refused {
+    Refused::new(RefusalKind::Internal, "the system gives no randomness", "see `writ doctor`")
+}
+
+pub(crate) fn micros(time: Timestamp) -> u64 {
     u64::try_from(time.millis()).unwrap_or(0).saturating_mul(1000)
 }
 

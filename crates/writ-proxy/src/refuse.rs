@@ -75,6 +75,11 @@ impl Refused {
         if decision && routes.iter().any(fits) { self.with_status(StatusCode::BAD_REQUEST) } else { self }
     }
 
+    /// What happened and what to do, for protocols that have one line for it.
+    pub(crate) fn sentence(&self) -> String {
+        format!("writ: {}. Next: {}", self.refusal.detail, self.refusal.next)
+    }
+
     pub(crate) fn response(&self) -> Response<Answer> {
         let status = self.status.unwrap_or(status(self.refusal.kind));
         let mut response = problem(&self.refusal, status);

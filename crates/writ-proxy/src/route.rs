@@ -13,12 +13,14 @@ use crate::{
     lease::Now,
     names,
     placeholder::{Found, Where},
+    record,
     refuse::Refused,
     session::Route,
     tunnel::{Site, Tunnel},
 };
 
 /// One request, located.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) request: RequestId,
     /// When it came.
@@ -41,13 +43,11 @@ pub(crate) fn find(tunnel: &Tunnel, parts: &Parts) -> Result<Target, Refused> {
         .map_err(|fault| Refused::ambiguous(fault.to_string()))?;
     let found = tunnel.session.placeholders.scan(parts);
     // Two targets behind one authority differ by their credential: the placeholder tells which is meant.
-    let holds = |route: &&Arc<Route>| found.iter().any(|one| one.entry.credential == route.plan.credential);
+    let holds = |route: &&Arc<Route>| found.iter().any(|one| route.is_of(one.entry));
     let route = routes.iter().find(holds).unwrap_or(first);
     connection_names(&parts.headers, route)?;
     let placeholder = at_home(tunnel, route, &found)?;
-    let request = names::request_id(came.wall).ok_or_else(|| {
-        Refused::new(RefusalKind::Internal, "the system gives no randomness", "see `writ doctor`")
-    })?;
+    let request = names::request_id(came.wall).ok_or_else(record::no_randomness)?;
     Ok(Target { request, came, route: route.clone(), path, placeholder })
 }
 
@@ -58,7 +58,7 @@ fn listed(tunnel: &Tunnel, now: Now) -> Result<&Arc<[Arc<Route>]>, Refused> {
     }
     match &tunnel.site {
         Site::Listed(routes) => Ok(routes),
-        Site::Quiet(host) => Err(unlisted(host.as_str())),
+        Site::Quiet(authority) => Err(unlisted(authority.host().as_str())),
         Site::Misdirected { connect, sni } => Err(Refused::misdirected(format!(
             "the connection was opened to {connect} but asked in TLS for {sni}"
         ))),
@@ -219,7 +219,7 @@ fn at_home(tunnel: &Tunnel, route: &Route, found: &[Found<'_>]) -> Result<Option
     };
     let mut own = None;
     for one in found {
-        let ours = one.entry.credential == route.plan.credential;
+        let ours = route.is_of(one.entry);
         if !ours || !declared(&one.at) {
             return Err(elsewhere(tunnel, one));
         }

@@ -22,7 +22,7 @@ pub(crate) async fn serve(
     let (method, uri) = (parts.method.clone(), parts.uri.clone());
     let answer = carry(&tunnel, parts, body).await;
     Ok(answer.unwrap_or_else(|refused| {
-        record::refused(&tunnel, &refused, tunnel.site.host(), Some(method.as_str()));
+        record::refused(&tunnel, &refused, tunnel.site.toward(), Some(method.as_str()));
         refused.shaped(&tunnel.site, uri.path()).response()
     }))
 }

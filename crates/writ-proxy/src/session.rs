@@ -1,13 +1,13 @@
 //! One session: who may speak on its listener, and where its requests may go.
 //!
 //! A session is made from the broker's plan and holds everything that its connections share. It ends at once: when
-//! [`Session::end`] has returned, its listener is closed, its connections are being torn down on the threads that own them, and no
+//! [`Session::end`] has returned, its doors are closing, its connections are being torn down on the threads that own them, and no
 //! request of it is served any more.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,12 +23,13 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tokio_rustls::TlsConnector;
 use writ_api::seal::Recipient;
 use writ_core::{
-    Authority, Host, Injector, OpenFault, PathPattern, Place, RefusalKind, RoutePlan, SessionId, SessionPlan,
-    Tiding, Timestamp,
+    Authority, CAPTURED_PORTS, Egress, Host, Injector, NamedAddress, OpenFault, PathPattern, Place,
+    PlaceholderEntry, RefusalKind, RoutePlan, SessionId, SessionPlan, Tiding, Timestamp,
 };
 
 use crate::{
     acquire::Gate,
+    assigned::Assigned,
     ca::SessionCa,
     inject,
     lease::{Lease, Life},
@@ -40,6 +41,8 @@ use crate::{
 
 /// Connections that one session may have open; a further one waits.
 const CONNECTIONS_MAX: usize = 1024;
+/// Of these, how many may not have said yet what they want; so those that never say it leave room for the others.
+const UNREAD_MAX: usize = 256;
 /// Hosts about which the launcher is told, once each, for one kind of refusal: what an agent can cause at will must not use up
 /// what is left for an alarm.
 const TOLD_MAX: usize = 256;
@@ -55,14 +58,21 @@ pub(crate) struct Session {
     pub(crate) ca: SessionCa,
     pub(crate) recipient: Recipient,
     pub(crate) connections: Arc<Semaphore>,
-    pub(crate) acceptor: OnceLock<AbortHandle>,
+    /// Connections that have not said yet what they want.
+    pub(crate) unread: Arc<Semaphore>,
+    pub(crate) names: Assigned,
+    pub(crate) egress: Egress,
+    /// Ports of the host's loopback that it may reach.
+    pub(crate) local: Vec<u16>,
     expires_at: Timestamp,
-    password: [u8; 32],
+    /// `None` where nobody else can reach its doors.
+    password: Option<[u8; 32]>,
     routes: HashMap<Authority, Arc<[Arc<Route>]>>,
     quiet: HashSet<Host>,
     over: AtomicBool,
     told: Mutex<HashMap<&'static str, HashSet<String>>>,
     tunnels: Mutex<HashMap<u64, (AbortHandle, Arc<Open>)>>,
+    doors: Mutex<Vec<AbortHandle>>,
 }
 
 /// One target of a session, ready to be used.
@@ -92,10 +102,14 @@ pub(crate) struct DeclaredPlace {
 
 impl Session {
     pub(crate) fn new(plane: &Plane, plan: SessionPlan) -> Result<Self, OpenFault> {
-        let password = plan.password_sha256.as_deref().and_then(hex32);
-        let password =
-            password.ok_or_else(|| OpenFault("password_sha256 is not 64 hexadecimal digits".into()))?;
-        let hosts = plan.routes.iter().map(|route| route.authority.host().clone());
+        let malformed = || OpenFault("password_sha256 is not 64 hexadecimal digits".into());
+        let password = match &plan.password_sha256 {
+            Some(text) => Some(hex32(text).ok_or_else(malformed)?),
+            None => None,
+        };
+        // TLS to a tunnelled target does not end here, so no certificate is made for it.
+        let served = plan.routes.iter().filter(|route| !route.tunnel);
+        let hosts = served.map(|route| route.authority.host().clone());
         let hosts = hosts.chain(plan.quiet_hosts.iter().cloned());
         let ca = SessionCa::new(&plane.provider, hosts, plane.clock.now(), plan.expires_at)?;
         // Resumption state of its own: no upstream can link two sessions by a ticket.
@@ -117,7 +131,10 @@ impl Session {
             ca,
             recipient: Recipient::generate().map_err(|_| OpenFault("no randomness for its key".into()))?,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            acceptor: OnceLock::new(),
+            unread: Arc::new(Semaphore::new(UNREAD_MAX)),
+            names: Assigned::new(),
+            egress: plan.egress,
+            local: plan.local,
             expires_at: plan.expires_at,
             password,
             routes: routes.into_iter().map(|(authority, routes)| (authority, routes.into())).collect(),
@@ -125,12 +142,36 @@ impl Session {
             over: AtomicBool::new(false),
             told: Mutex::default(),
             tunnels: Mutex::default(),
+            doors: Mutex::default(),
         })
+    }
+
+    pub(crate) fn asks_password(&self) -> bool {
+        self.password.is_some()
     }
 
     /// Compares in constant time what a caller's password hashes to.
     pub(crate) fn knows(&self, hashed: &[u8]) -> bool {
-        self.password.ct_eq(hashed).into()
+        self.password.is_some_and(|password| password.ct_eq(hashed).into())
+    }
+
+    /// Addresses for the targets that are not at a captured port, so that doors can be made for them.
+    pub(crate) fn named(&self) -> Result<Vec<NamedAddress>, OpenFault> {
+        let mut named = Vec::new();
+        for authority in self.routes.keys().filter(|one| !CAPTURED_PORTS.contains(&one.port())) {
+            let addresses =
+                self.names.assign(authority.host()).map_err(|fault| OpenFault(fault.to_string()))?;
+            let addresses = vec![addresses.v4.into(), addresses.v6.into()];
+            named.push(NamedAddress { authority: authority.clone(), addresses });
+        }
+        named.sort_by(|one, other| one.authority.cmp(&other.authority));
+        Ok(named)
+    }
+
+    /// Whether TLS to this host ends here at some port.
+    pub(crate) fn serves(&self, host: &Host) -> bool {
+        let ends_here = |routes: &Arc<[Arc<Route>]>| routes.iter().any(|route| !route.plan.tunnel);
+        self.routes.iter().any(|(authority, routes)| authority.host() == host && ends_here(routes))
     }
 
     pub(crate) fn routes(&self, authority: &Authority) -> Option<&Arc<[Arc<Route>]>> {
@@ -143,7 +184,7 @@ impl Session {
 
     /// Whether the session's certificates cover this name.
     pub(crate) fn is_known(&self, host: &Host) -> bool {
-        self.is_quiet(host) || self.routes.keys().any(|authority| authority.host() == host)
+        self.is_quiet(host) || self.serves(host)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -197,10 +238,22 @@ impl Session {
         }
     }
 
+    /// Cuts every connection whose bytes pass untouched.
+    pub(crate) fn cut_relays(&self) {
+        for (task, _) in self.tunnels().values().filter(|(_, open)| open.is_relay()) {
+            task.abort();
+        }
+    }
+
+    /// The acceptors of its doors.
+    pub(crate) fn doors(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends it: no new connection, every open one cut, leases and the upstream's connections gone.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
-        if let Some(acceptor) = self.acceptor.get() {
+        for acceptor in self.doors().drain(..) {
             acceptor.abort();
         }
         for route in self.routes.values().flat_map(|routes| routes.iter()) {
@@ -267,6 +320,11 @@ impl Route {
             pools: (0..plane.workers.len()).map(|_| Pool::new()).collect(),
             plan,
         })
+    }
+
+    /// Whether the placeholder stands for the credential of this route.
+    pub(crate) fn is_of(&self, entry: &PlaceholderEntry) -> bool {
+        self.plan.credential.as_ref() == Some(&entry.credential)
     }
 
     /// Empties the slot if this lease is in it.

@@ -1,4 +1,4 @@
-//! One connection of an agent: from its CONNECT, through TLS, to its requests.
+//! One connection of an agent: from its door, through TLS, to its requests.
 //!
 //! The connection belongs to one authority and so to one target. It is registered with its session while it lives, and with each lease
 //! while a request is under way: cutting is aborting its task, which costs a request nothing.
@@ -29,21 +29,25 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use writ_audit::Stream;
-use writ_core::Host;
+use writ_core::{Authority, Host, RefusalKind};
 
 use crate::{
-    identify::{Caller, identify},
+    capture,
+    door::Entry,
+    hello,
+    identify::{Caller, Ready, identify},
     lease::Lease,
     pool::{BUFFER_MAX, CONNECTION_WINDOW, HEAD_MAX, STREAM_WINDOW},
     proxy::Plane,
-    record,
+    record::{self, Toward},
     refuse::Refused,
+    relay::{self, Passing},
     serve,
     session::{Route, Session},
 };
 
 /// Longest for the TLS handshake with an agent.
-const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests that one HTTP/2 connection of an agent may have under way.
 const STREAMS_MAX: u32 = 128;
 
@@ -52,9 +56,9 @@ pub(crate) enum Site {
     /// To a service, with the targets behind its authority.
     Listed(Arc<[Arc<Route>]>),
     /// Nowhere, politely.
-    Quiet(Host),
-    /// CONNECT and SNI disagree.
-    Misdirected { connect: Host, sni: Host },
+    Quiet(Authority),
+    /// The connection and SNI disagree.
+    Misdirected { connect: Authority, sni: Host },
 }
 
 /// A connection, as its requests see it.
@@ -72,13 +76,33 @@ pub(crate) struct Open {
     leases: Mutex<Vec<Arc<Lease>>>,
     /// The connection is gone.
     closed: AtomicBool,
+    /// Its bytes pass untouched.
+    relay: AtomicBool,
 }
 
 impl Site {
     pub(crate) fn host(&self) -> &str {
         match self {
             Self::Listed(routes) => routes.first().map_or("-", |route| route.plan.authority.host().as_str()),
-            Self::Quiet(host) | Self::Misdirected { connect: host, .. } => host.as_str(),
+            Self::Quiet(authority) | Self::Misdirected { connect: authority, .. } => {
+                authority.host().as_str()
+            }
+        }
+    }
+
+    /// In the words of the record. Whatever its port, it is HTTP over TLS.
+    pub(crate) fn toward(&self) -> Toward<'_> {
+        let port = match self {
+            Self::Listed(routes) => routes.first().map(|route| route.plan.authority.port()),
+            Self::Quiet(authority) | Self::Misdirected { connect: authority, .. } => Some(authority.port()),
+        };
+        Toward { scheme: "https", host: self.host(), port }
+    }
+
+    fn authority(&self) -> Option<&Authority> {
+        match self {
+            Self::Listed(routes) => routes.first().map(|route| &route.plan.authority),
+            Self::Quiet(authority) | Self::Misdirected { connect: authority, .. } => Some(authority),
         }
     }
 }
@@ -103,6 +127,14 @@ impl Open {
         self.closed.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn mark_relay(&self) {
+        self.relay.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_relay(&self) -> bool {
+        self.relay.load(Ordering::SeqCst)
+    }
+
     fn leases(&self) -> MutexGuard<'_, Vec<Arc<Lease>>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,11 +150,14 @@ impl Tunnel {
 pub(crate) struct Arrival {
     pub(crate) plane: Arc<Plane>,
     pub(crate) session: Arc<Session>,
+    pub(crate) entry: Arc<Entry>,
     pub(crate) worker: usize,
     pub(crate) number: u64,
     pub(crate) open: Arc<Open>,
     pub(crate) stream: std::net::TcpStream,
     pub(crate) room: OwnedSemaphorePermit,
+    /// Held until the connection has said what it wants.
+    pub(crate) unread: OwnedSemaphorePermit,
 }
 
 /// Removes the connection from its session when its task ends, however it ends.
@@ -142,40 +177,89 @@ impl Drop for Leave {
 
 /// Serves one connection to its end.
 pub(crate) async fn run(arrival: Arrival) {
-    let Arrival { plane, session, worker, number, open, stream, room } = arrival;
+    let Arrival { plane, session, entry, worker, number, open, stream, room, unread } = arrival;
     let _leave = Leave { session: session.clone(), number, open: open.clone(), _room: room };
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    // Before CONNECT is answered the connection leads nowhere.
+    // Before it is known where it leads, the connection leads nowhere.
     let tunnel = |site| {
         Arc::new(Tunnel { plane: plane.clone(), session: session.clone(), worker, open: open.clone(), site })
     };
     let Ok(nowhere) = "writ.invalid".parse() else { return };
-    let Some(caller) = identify(&tunnel(Site::Quiet(nowhere)), stream).await else { return };
-    let Ok(Some((site, tls))) = timeout(TLS_TIMEOUT, terminate(&session, caller)).await else { return };
-    let tunnel = tunnel(site);
-    if let Site::Misdirected { .. } = tunnel.site {
-        let refused = Refused::misdirected("CONNECT and SNI disagree");
-        record::refused(&tunnel, &refused, tunnel.site.host(), None);
+    let nowhere = tunnel(Site::Quiet(nowhere));
+    let mut unread = Some(unread);
+    let caller = match &*entry {
+        Entry::Proxy => identify(&nowhere, stream).await,
+        Entry::Captured(port) => capture::captured(&nowhere, stream, *port, &mut unread).await,
+        Entry::Named(authority) => capture::named(&nowhere, stream, authority, &mut unread).await,
+        Entry::Local(port) => capture::local(&nowhere, stream, *port, &mut unread).await,
+    };
+    let Some(Caller { lead, stream, early }) = caller else { return };
+    match lead {
+        Ready::Pass(passing) => pass(passing, stream, early).await,
+        Ready::Serve(site) => {
+            let tls = timeout(TLS_TIMEOUT, terminate(&nowhere, site, stream, early)).await;
+            drop(unread);
+            let Ok(Some((site, tls))) = tls else { return };
+            speak(tunnel(site), tls).await;
+        }
     }
-    speak(tunnel, tls).await;
 }
 
-/// Terminates TLS under the name that CONNECT gave, which SNI must give too if it gives one.
-async fn terminate(session: &Session, caller: Caller) -> Option<(Site, TlsStream<Early>)> {
-    let stream = Early { early: caller.early, stream: caller.stream };
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
-    let connect: Host = caller.site.host().parse().ok()?;
-    let sni = match start.client_hello().server_name() {
-        Some(name) => name.parse().ok()?,
-        None => connect.clone(),
+/// Passes bytes on; where they are TLS, under the name that was judged.
+async fn pass(mut passing: Box<Passing>, mut stream: TcpStream, mut early: Bytes) {
+    if let Some(name) = passing.passage.sni().cloned() {
+        let hello = match timeout(TLS_TIMEOUT, hello::read(&mut stream, &early)).await {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(fault)) => {
+                let next = "speak TLS on port 443";
+                passing.refuse(Refused::new(RefusalKind::Ambiguous, fault.to_string(), next));
+                return;
+            }
+            Err(_) => return,
+        };
+        if hello.sni.is_some_and(|sni| sni.parse().ok().as_ref() != Some(&name)) {
+            passing.refuse(Refused::misdirected(DISAGREE));
+            hello::deny(stream).await;
+            return;
+        }
+        early = hello.bytes.into();
+    }
+    relay::carry(passing, stream, early).await;
+}
+
+/// Terminates TLS under the name that the connection was opened to, which SNI must give too if it gives one.
+async fn terminate(
+    nowhere: &Arc<Tunnel>,
+    site: Site,
+    mut stream: TcpStream,
+    early: Bytes,
+) -> Option<(Site, TlsStream<Early>)> {
+    let session = &nowhere.session;
+    let hello = hello::read(&mut stream, &early).await.ok()?;
+    let connect = site.authority()?.clone();
+    let asked = hello.sni.map(|sni| sni.parse::<Host>());
+    let sni = match asked {
+        None => connect.host().clone(),
+        Some(Ok(sni)) if sni == *connect.host() || session.is_known(&sni) => sni,
+        // Under a name that is none of the session's there is no certificate, so it is refused below HTTP.
+        Some(_) => {
+            record::refused(nowhere, &Refused::misdirected(DISAGREE), site.toward(), None);
+            hello::deny(stream).await;
+            return None;
+        }
     };
-    // Where the other name is one of the session's, the refusal can be said in HTTP; where not, there is no certificate to say it under.
-    let config =
-        if sni == connect || session.is_known(&sni) { session.ca.config(&sni)? } else { return None };
-    let site = if sni == connect { caller.site } else { Site::Misdirected { connect, sni } };
+    let config = session.ca.config(&sni)?;
+    let site = if sni == *connect.host() { site } else { Site::Misdirected { connect, sni } };
+    if let Site::Misdirected { .. } = site {
+        record::refused(nowhere, &Refused::misdirected(DISAGREE), site.toward(), None);
+    }
+    let stream = Early { early: hello.bytes.into(), stream };
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
     Some((site, start.into_stream(config).await.ok()?))
 }
+
+const DISAGREE: &str = "the connection and SNI name different hosts";
 
 async fn speak(tunnel: Arc<Tunnel>, tls: TlsStream<Early>) {
     let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -20,15 +20,21 @@ pub mod agent;
 pub mod bytes;
 mod launch;
 pub mod plan;
+pub mod publish;
 pub mod restricted;
 mod stage;
 pub mod step;
+pub mod terminal;
 pub mod view;
 
-pub use agent::Event;
+pub use agent::{Agent, Event, Plain};
 pub use bytes::{Bytes, RawPath};
 pub use launch::{Doors, Prepared, Running, probe};
-pub use plan::{Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Terminal, Wishes};
+pub use plan::{
+    Captured, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Seeding, Terminal, Wishes,
+};
+pub use publish::{Publish, Published};
 pub use stage::stage;
 pub use step::{Step, StepFault};
+pub use terminal::{Facts as TerminalFacts, Job};
 pub use view::View;

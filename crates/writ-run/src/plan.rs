@@ -69,8 +69,19 @@ pub struct HomeFile {
     pub path: RawPath,
     pub content: Bytes,
     pub mode: u32,
-    /// Written although the layer or the real home has one: what the session decides, not the agent.
-    pub replace: bool,
+    pub seed: Seeding,
+}
+
+/// When a file of the home's layer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seeding {
+    /// Where neither the layer nor the real home has one.
+    Absent,
+    /// Where the layer has none: it stands before the real home's, and is the agent's from then on.
+    NotInLayer,
+    /// In any case: what the session decides, not the agent.
+    Always,
 }
 
 /// A placeholder, and how the keys that it stands for begin.

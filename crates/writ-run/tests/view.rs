@@ -3,7 +3,12 @@
 //! Each test runs itself again under `unshare` (util-linux), where it is alone in new user, mount and PID namespaces: it builds the view
 //! there, enters it, and runs a shell script whose exit status is the answer. A rule that is taken away makes its script fail.
 
-#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy does not see that the helpers here are tests"
+)]
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 use writ_core::Placeholder;
-use writ_run::{EtcFile, HomeFile, Replacement, Wishes, view};
+use writ_run::{EtcFile, HomeFile, Replacement, Seeding, Wishes, view};
 
 /// `nobody`, on every Linux that we know.
 const NOBODY: u32 = 65534;
@@ -88,8 +93,11 @@ impl Scene {
     fn command(&self, name: &str, script: &str) -> Command {
         let test = self.path("test");
         if !test.exists() {
-            fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
-            fs::set_permissions(&test, Permissions::from_mode(0o755)).unwrap();
+            // By a program of its own: a writable descriptor, inherited by another test's child, would keep it from being executed.
+            let exe = std::env::current_exe().unwrap();
+            let copied = fs::hard_link(&exe, &test).is_ok()
+                || Command::new("cp").arg(&exe).arg(&test).status().unwrap().success();
+            assert!(copied);
         }
         let own = rustix::process::geteuid().as_raw();
         let mut command = if self.uid == own {
@@ -243,11 +251,15 @@ fn what_is_hidden_is_covered_wherever_it_lies() {
 
 fn seeded(scene: &Path) -> Wishes {
     let placeholder = Placeholder::try_from("ghp_writPLACEHOLDER".to_owned()).unwrap();
-    let home =
-        |path: &str, replace| HomeFile { path: path.into(), content: "seed".into(), mode: 0o600, replace };
+    let home = |path: &str, seed| HomeFile { path: path.into(), content: "seed".into(), mode: 0o600, seed };
     Wishes {
         replacements: vec![Replacement { placeholder, key_prefixes: vec!["ghp_".into()] }],
-        home: vec![home(".config/new", false), home(".real", false), home(".session", true)],
+        home: vec![
+            home(".config/new", Seeding::Absent),
+            home(".real", Seeding::Absent),
+            home(".state", Seeding::NotInLayer),
+            home(".session", Seeding::Always),
+        ],
         ..layers(scene)
     }
 }
@@ -279,10 +291,11 @@ fn no_secret_of_the_home_is_readable_and_planted_links_do_not_touch_the_host() {
         scene.link("home/.netrc", "dotfiles/netrc");
         scene.file("home/.real", "real");
         scene.file("home/.session", "real");
+        scene.file("home/.state", "real");
         let script = "no grep -rq SECRET ~; grep -q ghp_writPLACEHOLDER ~/.npmrc ~/.config/gh/hosts.yml
              grep -q r.example ~/.npmrc; grep -q writ_withheld ~/.netrc; grep -q Host ~/.ssh/config
              test ! -e ~/.ssh/id_ed25519; test ! -e ~/.claude/.credentials.json; grep -q real ~/.real
-             grep -q seed ~/.session; grep -q seed ~/.config/new";
+             grep -q seed ~/.session; grep -q seed ~/.state; grep -q seed ~/.config/new";
         scene.succeeds(NAME, script);
         // An agent that wrote links to the host into its layer, and directories that would show what is below.
         let layer = scene.layer();

@@ -11,11 +11,11 @@
 //! | [`descriptors`] | file descriptors passed over a Unix socket |
 //! | [`harden`] | a process that holds secrets: no core dump, no tracing, no swap |
 //! | [`child`] | children that die with us, sessions of their own, default signals |
+//! | [`jobs`] | process groups and the terminal's foreground |
 //! | [`pidfd`] | processes held by descriptor, so that a reused pid cannot be meant |
 //! | [`signals`] | signals as a descriptor to poll; dying of a signal on purpose |
 //! | [`filesystem`] | network file systems, private directories, lock files |
 //! | [`terminal`] | a passphrase read from the terminal |
-//! | [`groups`] | process groups and sessions, also those whose leader we cannot see |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
 //! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
@@ -33,10 +33,10 @@ pub mod child;
 pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
-pub mod groups;
 pub mod harden;
 #[cfg(target_os = "linux")]
 pub mod inherit;
+pub mod jobs;
 #[cfg(target_os = "linux")]
 pub mod namespaces;
 #[cfg(target_os = "linux")]
@@ -57,10 +57,13 @@ pub use descriptors::{receive_with_fds, send_with_fds};
 pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
-pub use groups::{foreground_group, process_group, session};
 pub use harden::{Hardening, harden_process};
 #[cfg(target_os = "linux")]
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};
+pub use jobs::{
+    own_group, reset_signal, set_foreground_group, signal_group, signal_own_group, signal_process, stop_by,
+    terminal_session,
+};
 #[cfg(target_os = "linux")]
 pub use namespaces::{mount_setattr, netns_cookie, unshare};
 #[cfg(target_os = "linux")]

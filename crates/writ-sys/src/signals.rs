@@ -56,8 +56,26 @@ impl SignalQueue {
     /// # Errors
     /// The error of `read(2)`.
     pub fn next(&self) -> io::Result<Option<i32>> {
+        Ok(self.next_received()?.map(|received| received.signal))
+    }
+
+    /// As [`next`](Self::next), with what is known of the sender.
+    ///
+    /// # Errors
+    /// The error of `read(2)`.
+    pub fn next_received(&self) -> io::Result<Option<Received>> {
         system::next(&self.descriptor)
     }
+}
+
+/// A signal that was taken from a [`SignalQueue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the kernel itself sent it, as it does for a key of the terminal to the whole foreground group
+    /// (`SI_KERNEL`, `sigaction(2)`); otherwise a process did, perhaps to us alone.
+    pub from_kernel: bool,
 }
 
 impl std::fmt::Debug for SignalQueue {
@@ -131,8 +149,9 @@ mod system {
         Ok((descriptor, unsafe { before.assume_init() }))
     }
 
-    pub(super) fn next(descriptor: &OwnedFd) -> io::Result<Option<i32>> {
-        // `struct signalfd_siginfo`: 128 bytes, the signal's number in the first four, in native order.
+    pub(super) fn next(descriptor: &OwnedFd) -> io::Result<Option<super::Received>> {
+        // `struct signalfd_siginfo`: 128 bytes; the signal's number, `errno` and the code are the first three numbers, in
+        // native order.
         let mut record = [0_u8; size_of::<libc::signalfd_siginfo>()];
         loop {
             match rustix::io::read(descriptor, &mut record) {
@@ -143,8 +162,9 @@ mod system {
                 Err(error) => return Err(error.into()),
             }
         }
-        let number = record.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
-        Ok(number.and_then(|number| i32::try_from(number).ok()))
+        let (words, _) = record.as_chunks::<4>();
+        let word = |index: usize| words.get(index).map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+        Ok(Some(super::Received { signal: word(0), from_kernel: word(2) == libc::SI_KERNEL }))
     }
 }
 
@@ -157,7 +177,7 @@ mod system {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn next(_: &OwnedFd) -> io::Result<Option<i32>> {
+    pub(super) fn next(_: &OwnedFd) -> io::Result<Option<super::Received>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -4,10 +4,8 @@
 //! test by accident. A [`Home`] starts no daemon by itself (the first `writ` command does) but ends it, and
 //! [`Home::close`] says when it would not end. `Drop` is only the backstop of a failed test.
 
-use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -22,8 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
+use crate::account::{Who, bring};
 use crate::canary::Canary;
-use crate::standin::Standin;
+use crate::config::Config;
 
 /// When a command of a test is given up.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
@@ -31,124 +30,6 @@ const COMMAND_MAX: Duration = Duration::from_secs(120);
 const PIPE_MAX: Duration = Duration::from_secs(10);
 /// When a daemon that was asked to stop is killed.
 const STOP_MAX: Duration = Duration::from_secs(15);
-
-/// One target of a test's configuration.
-#[derive(Debug, Clone)]
-pub struct Target {
-    name: String,
-    lines: Vec<String>,
-}
-
-impl Target {
-    /// `[[target]] name` with `preset`, dialled at `dial` and verified with the roots in `ca`.
-    #[must_use]
-    pub fn preset(name: &str, preset: &str, dial: SocketAddr, ca: &Path) -> Self {
-        Self::dialled(name, dial, ca).line(&format!("preset = {preset:?}"))
-    }
-
-    /// `[[target]] name` for `host`, with `inject` as an inline table.
-    #[must_use]
-    pub fn host(name: &str, host: &str, inject: &str, dial: SocketAddr, ca: &Path) -> Self {
-        Self::dialled(name, dial, ca).line(&format!("host = {host:?}")).line(&format!("inject = {inject}"))
-    }
-
-    /// A preset at a stand-in.
-    #[must_use]
-    pub fn standin(name: &str, preset: &str, standin: &Standin) -> Self {
-        Self::preset(name, preset, standin.addr(), &standin.ca_path())
-    }
-
-    /// The credential of this target.
-    #[must_use]
-    pub fn credential(self, name: &str) -> Self {
-        self.line(&format!("credential = {name:?}"))
-    }
-
-    /// Any other line.
-    #[must_use]
-    pub fn line(mut self, line: &str) -> Self {
-        self.lines.push(line.to_owned());
-        self
-    }
-
-    fn dialled(name: &str, dial: SocketAddr, ca: &Path) -> Self {
-        let target = Self { name: name.to_owned(), lines: Vec::new() };
-        target
-            .line(&format!("dial = \"{dial}\""))
-            .line(&format!("tls_ca = {:?}", ca.display().to_string()))
-            .line("allow_private = [\"127.0.0.0/8\"]")
-    }
-}
-
-/// A `writ.toml` in the making.
-#[derive(Debug, Clone)]
-pub struct Config {
-    text: String,
-    targets: Vec<String>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Config {
-    /// Egress listed, key-file seal, advisory runs accepted.
-    #[must_use]
-    pub fn new() -> Self {
-        let text =
-            "version = 1\negress = \"listed\"\n\n[seal]\nkind = \"key-file\"\naccept_below_confined = true\n";
-        Self { text: text.to_owned(), targets: Vec::new() }
-    }
-
-    /// A credential whose placeholder stands in the variables `env`.
-    #[must_use]
-    pub fn credential(self, name: &str, env: &[&str]) -> Self {
-        self.block(&format!("[[credential]]\nname = {name:?}\nenv = {env:?}\nowner = \"ada@example.com\""))
-    }
-
-    /// A target.
-    #[must_use]
-    pub fn target(mut self, target: &Target) -> Self {
-        self.targets.push(target.name.clone());
-        self.block(&format!("[[target]]\nname = {:?}\n{}", target.name, target.lines.join("\n")))
-    }
-
-    /// A role with the inline tables `grants`, and a registration entry that gives it to this user.
-    #[must_use]
-    pub fn role(self, name: &str, ttl: &str, grants: &[String]) -> Self {
-        let uid = rustix::process::geteuid().as_raw();
-        let grants: String = grants.iter().fold(String::new(), |mut out, grant| {
-            let _ = writeln!(out, "  {grant},");
-            out
-        });
-        self.block(&format!("[[role]]\nname = {name:?}\nttl = {ttl:?}\nttl_max = \"8h\"\ngrants = [\n{grants}]"))
-            .block(&format!(
-                "[[workload]]\nspiffe_id = \"spiffe://writ.local/{name}/test\"\nselectors = [\"unix:uid:{uid}\"]\nrole = {name:?}"
-            ))
-    }
-
-    /// A role that may do everything at every target so far.
-    #[must_use]
-    pub fn role_for_all(self, name: &str) -> Self {
-        let grants: Vec<String> = self.targets.iter().map(|t| format!("{{ target = {t:?} }}")).collect();
-        self.role(name, "15m", &grants)
-    }
-
-    /// Any other block.
-    #[must_use]
-    pub fn block(mut self, block: &str) -> Self {
-        let _ = write!(self.text, "\n{block}\n");
-        self
-    }
-
-    /// The text so far.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-}
 
 /// What a finished command left.
 #[derive(Debug)]
@@ -199,6 +80,7 @@ impl Ran {
 pub struct Home {
     dir: TempDir,
     writ: PathBuf,
+    who: Who,
 }
 
 impl Home {
@@ -207,16 +89,44 @@ impl Home {
     /// # Errors
     /// When the temporary directory cannot be made, or `writ` is not there.
     pub fn new(writ: impl Into<PathBuf>) -> io::Result<Self> {
-        let writ = writ.into();
+        Self::of(writ, Who::Caller)
+    }
+
+    /// As [`Home::new`], for an account that may be another than the caller.
+    ///
+    /// # Errors
+    /// As [`Home::new`], and when the account cannot be given its place.
+    pub fn of(writ: impl Into<PathBuf>, who: Who) -> io::Result<Self> {
+        let mut writ = writ.into();
         if !writ.is_file() {
             return Err(io::Error::other(format!("{} is not a file: build writ first", writ.display())));
         }
         let dir = tempfile::Builder::new().prefix("writ-test-").tempdir()?;
         for name in ["writ", "home", "work"] {
             std::fs::create_dir(dir.path().join(name))?;
+            who.own(&dir.path().join(name))?;
         }
         std::fs::set_permissions(dir.path().join("writ"), Permissions::from_mode(0o700))?;
-        Ok(Self { dir, writ })
+        if who == Who::User {
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+            let own = dir.path().join("bin");
+            std::fs::create_dir(&own)?;
+            bring(&writ, &own.join("writ"))?;
+            writ = own.join("writ");
+        }
+        Ok(Self { dir, writ, who })
+    }
+
+    /// The account that this place belongs to.
+    #[must_use]
+    pub fn who(&self) -> Who {
+        self.who
+    }
+
+    /// `HOME`.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
     }
 
     /// `WRIT_HOME`.
@@ -240,17 +150,18 @@ impl Home {
         let path = self.writ_home().join("writ.toml");
         let mut file =
             std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-        file.write_all(config.text().as_bytes())
+        file.write_all(config.text().as_bytes())?;
+        self.who.own(&self.writ_home().join("writ.toml"))
     }
 
     /// `program` in this place's environment, which holds no key and no proxy.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = self.who.command(program);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.dir.path().join("home"))
+            .env("HOME", self.home())
             .env("WRIT_HOME", self.writ_home())
             .env("WRIT_LOG", "debug")
             .env("LANG", "C.UTF-8")
@@ -315,8 +226,16 @@ impl Home {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, role: &str, argv: &[&str]) -> io::Result<Spawned> {
+        self.spawn_with(&["--role", role], argv)
+    }
+
+    /// `writ run OPTIONS -- ARGV`, not waited for.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_with(&self, options: &[&str], argv: &[&str]) -> io::Result<Spawned> {
         let mut command = self.command(&self.writ);
-        command.args(["run", "--role", role, "--"]).args(argv);
+        command.arg("run").args(options).arg("--").args(argv);
         command.spawn().map(Spawned::new)
     }
 

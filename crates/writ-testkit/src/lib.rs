@@ -4,6 +4,7 @@
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
 //!   Scene ── all of these together, configured for some providers
+//!   Pty ── a person at a terminal
 //!   refuse_namespaces ── makes this machine one on which they are refused
 //!   Canary ── a key whose every 16-byte window can be found again, raw or encoded
 //! ```
@@ -12,9 +13,12 @@
 //! what a real provider could not know to be wrong: a placeholder, a proxy's own headers, two credentials, the
 //! key of another host. Absent: mocks of our own traits. Crates fake those themselves, next to the trait.
 
+mod account;
 mod answer;
 mod ca;
 mod canary;
+pub mod clients;
+mod config;
 mod control;
 mod demand;
 mod generic;
@@ -23,6 +27,7 @@ mod home;
 #[cfg(target_os = "linux")]
 mod namespaces;
 mod providers;
+mod pty;
 mod scene;
 mod seen;
 mod serve;
@@ -30,14 +35,16 @@ mod standin;
 
 use std::io;
 
+pub use account::{Who, bring};
 pub use ca::{Ca, LeafDefect};
 pub use canary::{Canary, Shape};
+pub use config::{Config, Target};
 pub use demand::{Demand, Presentation, Presented};
 pub use git_server::{GitRequest, GitServer};
-pub use home::{Config, Home, Ran, Spawned, Target, ended};
-#[cfg(target_os = "linux")]
+pub use home::{Home, Ran, Spawned, ended};
 pub use namespaces::refuse_namespaces;
-pub use scene::{Provider, ROLE, Scene, ask_through, until};
+pub use pty::Pty;
+pub use scene::{Provider, ROLE, Scene, SceneConfig, ask_through, until};
 pub use seen::{Connection, Seen, Violation};
 pub use standin::{Faults, Standin, StandinConfig};
 

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::account::Who;
 use crate::canary::{Canary, Shape};
+use crate::config::{Config, Target};
 use crate::demand::Presented;
 use crate::git_server::GitServer;
-use crate::home::{Config, Home, Ran, Spawned, Target};
+use crate::home::{Home, Ran, Spawned};
 use crate::seen::Seen;
 use crate::standin::{Standin, StandinConfig};
 
 /// The role of every scene, which may do everything at every target.
 pub const ROLE: &str = "dev";
+/// When a run of a test is given up.
+const RUN_MAX: Duration = Duration::from_secs(120);
 /// Between two looks at a condition that only a command can tell.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -66,6 +70,74 @@ pub struct Scene {
     /// git at github.com, where the scene has it.
     pub git: Option<GitServer>,
     keys: Vec<(Provider, Canary)>,
+    options: Vec<String>,
+    top: String,
+}
+
+/// What a scene is made of.
+#[derive(Debug, Clone, Default)]
+pub struct SceneConfig {
+    /// What the stand-in is, each with a credential.
+    pub providers: Vec<Provider>,
+    /// git at github.com with GitHub's credential; needs that provider to be the first.
+    pub with_git: bool,
+    /// Inline tables; everything if empty.
+    pub grants: Vec<String>,
+    /// Whose home it is.
+    pub who: Who,
+    /// Before `--` on the command line of `writ run`, after the role.
+    pub options: Vec<String>,
+    /// Further hosts of the stand-in: name, host, further lines of their targets.
+    pub hosts: Vec<(String, String, Vec<String>)>,
+    /// Further targets, which are no stand-in's: name and lines.
+    pub targets: Vec<(String, Vec<String>)>,
+    /// Lines at the top of the configuration instead of `egress = "listed"`.
+    pub top: Option<String>,
+}
+
+impl SceneConfig {
+    /// Some providers, and everything else as it is without being asked for.
+    #[must_use]
+    pub fn of(providers: &[Provider]) -> Self {
+        Self { providers: providers.to_vec(), ..Self::default() }
+    }
+
+    /// For this account.
+    #[must_use]
+    pub fn who(mut self, who: Who) -> Self {
+        self.who = who;
+        self
+    }
+
+    /// With these options of `writ run`.
+    #[must_use]
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// A host of the stand-in that demands nothing, as a target with `lines`.
+    #[must_use]
+    pub fn host(mut self, name: &str, host: &str, lines: &[&str]) -> Self {
+        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        self.hosts.push((name.to_owned(), host.to_owned(), lines));
+        self
+    }
+
+    /// A target that is no stand-in's.
+    #[must_use]
+    pub fn target(mut self, name: &str, lines: &[&str]) -> Self {
+        self.targets.push((name.to_owned(), lines.iter().map(|line| (*line).to_owned()).collect()));
+        self
+    }
+
+    /// Builds it for the binary `writ`.
+    ///
+    /// # Errors
+    /// As [`Scene::start`].
+    pub fn start(self, writ: impl Into<PathBuf>) -> io::Result<Scene> {
+        Scene::build(writ.into(), self)
+    }
 }
 
 impl Scene {
@@ -74,7 +146,7 @@ impl Scene {
     /// # Errors
     /// When a part does not start, or `writ` refuses the configuration or a credential.
     pub fn start(writ: impl Into<PathBuf>, providers: &[Provider]) -> io::Result<Self> {
-        Self::build(writ.into(), providers, false, &[])
+        SceneConfig::of(providers).start(writ)
     }
 
     /// As [`Scene::start`], with the inline tables `grants` instead of everything.
@@ -82,7 +154,8 @@ impl Scene {
     /// # Errors
     /// As [`Scene::start`].
     pub fn granted(writ: impl Into<PathBuf>, providers: &[Provider], grants: &[&str]) -> io::Result<Self> {
-        Self::build(writ.into(), providers, false, grants)
+        let grants = grants.iter().map(|grant| (*grant).to_owned()).collect();
+        SceneConfig { grants, ..SceneConfig::of(providers) }.start(writ)
     }
 
     /// As [`Scene::start`], for GitHub's API and a real git server at github.com, with one credential.
@@ -90,28 +163,34 @@ impl Scene {
     /// # Errors
     /// As [`Scene::start`] and [`GitServer::start`].
     pub fn with_git(writ: impl Into<PathBuf>) -> io::Result<Self> {
-        Self::build(writ.into(), &[Provider::GitHub], true, &[])
+        SceneConfig { with_git: true, ..SceneConfig::of(&[Provider::GitHub]) }.start(writ)
     }
 
-    fn build(writ: PathBuf, providers: &[Provider], with_git: bool, grants: &[&str]) -> io::Result<Self> {
-        let keys: Vec<_> = providers.iter().map(|p| (*p, Canary::new(p.facts().3))).collect();
+    fn build(writ: PathBuf, plan: SceneConfig) -> io::Result<Self> {
+        let keys: Vec<_> = plan.providers.iter().map(|p| (*p, Canary::new(p.facts().3))).collect();
         let demand = |c: StandinConfig, (p, key): &(Provider, Canary)| c.demand(p.facts().1, key.value());
         let standin = Standin::start(keys.iter().fold(StandinConfig::default(), demand))?;
         let git = match keys.first() {
-            Some((_, key)) if with_git => {
+            Some((_, key)) if plan.with_git => {
                 Some(GitServer::start("github.com", "x-access-token", key.value(), standin.ca())?)
             }
             _ => None,
         };
-        let home = Home::new(writ)?;
-        let scene = Self { home, standin, git, keys };
-        let config = scene.config();
-        let grants: Vec<String> = grants.iter().map(|grant| (*grant).to_owned()).collect();
-        let all = grants.is_empty();
+        let home = Home::of(writ, plan.who)?;
+        let top = plan.top.unwrap_or_else(|| "egress = \"listed\"".to_owned());
+        let scene = Self { home, standin, git, keys, options: plan.options, top };
+        let mut config = scene.config();
+        for (name, host, lines) in &plan.hosts {
+            config = config.target(&Target::bare_host(name, host, &scene.standin).lines(lines));
+        }
+        for (name, lines) in &plan.targets {
+            config = config.target(&Target::named(name).lines(lines));
+        }
+        let all = plan.grants.is_empty();
         scene.home.configure(&if all {
             config.role_for_all(ROLE)
         } else {
-            config.role(ROLE, "15m", &grants)
+            config.role(ROLE, "15m", &plan.grants)
         })?;
         for (provider, key) in &scene.keys {
             scene.home.set_credential(provider.name(), key)?;
@@ -122,7 +201,7 @@ impl Scene {
     /// The configuration of this scene, but for its roles.
     #[must_use]
     pub fn config(&self) -> Config {
-        let mut config = Config::new();
+        let mut config = Config::with(&self.top).of(self.home.who());
         for (provider, _) in &self.keys {
             let (name, _, variable, _) = provider.facts();
             let target = Target::standin(name, name, &self.standin).credential(name);
@@ -180,7 +259,7 @@ impl Scene {
     /// # Errors
     /// As [`Home::run`].
     pub fn run(&self, argv: &[&str]) -> io::Result<Ran> {
-        self.home.run(ROLE, argv)
+        self.spawn(argv)?.wait(RUN_MAX)
     }
 
     /// Starts `argv` under `writ run`.
@@ -188,7 +267,17 @@ impl Scene {
     /// # Errors
     /// As [`Home::spawn`].
     pub fn spawn(&self, argv: &[&str]) -> io::Result<Spawned> {
-        self.home.spawn(ROLE, argv)
+        self.spawn_with(&[], argv)
+    }
+
+    /// Starts `argv` under `writ run` with further options.
+    ///
+    /// # Errors
+    /// As [`Home::spawn`].
+    pub fn spawn_with(&self, options: &[&str], argv: &[&str]) -> io::Result<Spawned> {
+        let own = self.options.iter().map(String::as_str);
+        let all: Vec<&str> = ["--role", ROLE].into_iter().chain(own).chain(options.iter().copied()).collect();
+        self.home.spawn_with(&all, argv)
     }
 
     /// Asks a run for its placeholders and tells the stand-in that they must never arrive.

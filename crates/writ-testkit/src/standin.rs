@@ -5,8 +5,10 @@
 //! its own, so tests with and without tokio use the same object, and everything it has is gone when it is
 //! dropped. A second port, plain HTTP, answers scripts ([`Standin::control_addr`]).
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -94,6 +96,8 @@ impl Standin {
         let ca = Arc::new(Ca::mint()?);
         let dir = tempfile::Builder::new().prefix("writ-standin-").tempdir()?;
         std::fs::write(dir.path().join("ca.pem"), ca.pem())?;
+        // Nothing in it is secret, and a daemon of another account reads it.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("standin")

@@ -373,3 +373,38 @@ fn the_binary_tells_where_it_is_and_ends_with_its_input() {
     assert!(child.wait().unwrap().success());
     assert!(!Path::new(&ca).exists(), "the temporary directory is gone");
 }
+
+/// A model that calls the agent's shell where the prompt asks for it, and repeats what the shell said.
+#[test]
+fn models_call_a_shell_that_is_offered() {
+    let standin = start(&[]);
+    let anthropic = |tools: &str, rest: &str| {
+        format!(
+            r#"{{"model":"m","max_tokens":9,"stream":true,"tools":[{tools}],"messages":[
+            {{"role":"user","content":[{{"type":"text","text":"do [[shell: echo hi]] now"}}]}}{rest}]}}"#
+        )
+    };
+    let openai = |tools: &str, rest: &str| {
+        format!(
+            r#"{{"model":"m","stream":true,"tools":[{tools}],"input":[{{"type":"message","role":"user",
+            "content":[{{"type":"input_text","text":"do [[shell: echo hi]] now"}}]}}{rest}]}}"#
+        )
+    };
+    let result = r#",{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"hi\n"}]}"#;
+    let output = r#",{"type":"function_call_output","call_id":"c","output":"hi\n"}"#;
+    let cases = [
+        ("api.anthropic.com/v1/messages", anthropic(r#"{"name":"Bash"}"#, ""), r#"{\"command\":\"echo hi\""#),
+        ("api.anthropic.com/v1/messages", anthropic("", ""), "Hello"),
+        ("api.anthropic.com/v1/messages", anthropic(r#"{"name":"Bash"}"#, result), r#""text":"hi\n""#),
+        ("api.openai.com/v1/responses", openai(r#"{"name":"exec_command"}"#, ""), r#"{\"cmd\":\"echo hi\"}"#),
+        ("api.openai.com/v1/responses", openai(r#"{"name":"other"}"#, ""), "Hello"),
+        ("api.openai.com/v1/responses", openai("", output), r#""delta":"hi\n""#),
+    ];
+    for (path, body, expected) in cases {
+        let args =
+            ["-H", "content-type: application/json", "-H", "anthropic-version: 2023-06-01", "--data", &body];
+        let (said, status) = asked(&standin, &format!("https://{path}"), &args);
+        assert_eq!(status, 200, "{said}");
+        assert!(said.contains(expected), "{body}\n{said}");
+    }
+}

@@ -19,7 +19,10 @@ use super::When;
 pub struct Config {
     /// Always 1 in this release.
     pub version: Spanned<u32>,
-    pub egress: Option<Spanned<Egress>>,
+    pub egress: Option<Egress>,
+    /// Ports of the host's loopback that confined sessions may reach.
+    #[serde(default)]
+    pub local: Vec<Spanned<u16>>,
     #[serde(default)]
     pub seal: Option<Spanned<SealEntry>>,
     #[serde(default)]
@@ -74,6 +77,9 @@ pub struct RunEntry {
     /// Directories that confined agents share. `~/` is the launcher's to expand.
     #[serde(default)]
     pub caches: Vec<String>,
+    /// Directories that confined agents read besides the system's own: tools in other places. `~/` is the launcher's to expand.
+    #[serde(default)]
+    pub readable: Vec<String>,
 }
 
 /// `[[credential]]`
@@ -99,7 +105,11 @@ pub struct TargetEntry {
     /// `host` or `host:port`. With a preset: the same kind of service on a host of one's own.
     pub host: Option<Spanned<Authority>>,
     pub inject: Option<Spanned<InjectEntry>>,
-    pub credential: Spanned<CredentialName>,
+    /// `None`: nothing is put into what is sent there.
+    pub credential: Option<Spanned<CredentialName>>,
+    /// Pass bytes on untouched, whatever the protocol.
+    #[serde(default)]
+    pub tunnel: bool,
     pub dial: Option<Spanned<String>>,
     pub tls_ca: Option<Spanned<PathBuf>>,
     #[serde(default)]

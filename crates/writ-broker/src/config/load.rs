@@ -50,34 +50,41 @@ impl Config {
     /// # Errors
     /// [`ConfigFault::Entry`] for what is not TOML, for unknown keys and for malformed values.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigFault> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: Option<Spanned<u32>>,
-        }
-        let fault = |fault: toml::de::Error| {
-            let what = fault.message().trim_end_matches('.').replace('\n', ", ");
-            ConfigFault::at(path, text, fault.span().unwrap_or(0..0), what, "correct it and try again")
-        };
-        // The version first: a newer file has keys that this release does not know.
-        let version = toml::from_str::<Versioned>(text).map_err(fault)?.version;
-        match version {
-            Some(version) if *version.as_ref() == VERSION => toml::from_str(text).map_err(fault),
-            Some(version) => Err(ConfigFault::at(
-                path,
-                text,
-                version.span(),
-                format!("this writ reads version {VERSION} of the configuration, not {}", version.as_ref()),
-                "use the writ that wrote it",
-            )),
-            None => Err(ConfigFault::at(
-                path,
-                text,
-                0..0,
-                "the configuration does not say its version",
-                "write `version = 1` above everything else",
-            )),
-        }
+        check_version(path, text)?;
+        toml::from_str(text).map_err(|fault| form(path, text, &fault))
     }
+}
+
+/// That `text` says a version that this release reads. Looked at first: a newer file has keys that this release does not know.
+pub(super) fn check_version(path: &Path, text: &str) -> Result<(), ConfigFault> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: Option<Spanned<u32>>,
+    }
+    let version = toml::from_str::<Versioned>(text).map_err(|fault| form(path, text, &fault))?.version;
+    match version {
+        Some(version) if *version.as_ref() == VERSION => Ok(()),
+        Some(version) => Err(ConfigFault::at(
+            path,
+            text,
+            version.span(),
+            format!("this writ reads version {VERSION} of the configuration, not {}", version.as_ref()),
+            "use the writ that wrote it",
+        )),
+        None => Err(ConfigFault::at(
+            path,
+            text,
+            0..0,
+            "the configuration does not say its version",
+            "write `version = 1` above everything else",
+        )),
+    }
+}
+
+/// What TOML says of a text that is none, or is not what was expected.
+pub(super) fn form(path: &Path, text: &str, fault: &toml::de::Error) -> ConfigFault {
+    let what = fault.message().trim_end_matches('.').replace('\n', ", ");
+    ConfigFault::at(path, text, fault.span().unwrap_or(0..0), what, "correct it and try again")
 }
 
 /// The text of a regular file that not everybody can write to.

@@ -5,16 +5,19 @@
 //! ```
 //!
 //! A fault names the file, the line, the column, what is wrong and what to do. Everything is checked when it is loaded,
-//! so that a slip shows at once and not when an agent first needs the role. Absent: secrets (the store has them), environment
-//! variables (only `main` reads those), and what a repository may ask for.
+//! so that a slip shows at once and not when an agent first needs the role. What a repository may ask for is read
+//! by another grammar, in which nothing grants (repository.rs). Absent: secrets (the store has them) and environment variables (only
+//! `main` reads those).
 
 mod check;
 mod fault;
 mod file;
 mod load;
 pub mod reference;
+mod repository;
 mod resolve;
 mod resolved;
+mod target;
 mod when;
 
 pub(crate) use check::method;
@@ -24,8 +27,10 @@ pub use file::{
     Config, CredentialEntry, GrantEntry, InjectEntry, InjectKind, RoleEntry, RunEntry, SealEntry, SealKind,
     TargetEntry, WorkloadEntry,
 };
+pub use repository::{REPOSITORY_MAX, Repository};
 pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
+    quiet_hosts_of,
 };
 pub use when::{When, WhenError};
 

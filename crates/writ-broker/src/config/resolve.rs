@@ -9,34 +9,35 @@ use std::{
 
 use serde_json::json;
 use toml::Spanned;
-use writ_core::{
-    Authority, CredentialName, Egress, Grant, Injection, PRESETS, RoleName, Shape, TargetName, Ttl, preset,
-};
+use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, RoleName, Shape, TargetName, Ttl};
 
 use super::{
     Config, ConfigFault, CredentialEntry, GrantEntry, Resolved, ResolvedCredential, ResolvedGrant,
-    ResolvedRole, ResolvedTarget, RoleEntry, Run, SealEntry, SealKind, TargetEntry, WorkloadEntry,
+    ResolvedRole, ResolvedTarget, RoleEntry, Run, SealEntry, SealKind, WorkloadEntry,
     check::{self, Wrong},
-    load, nearest,
+    nearest,
 };
 use crate::registration::Registration;
 
 /// The most entries of one kind, the most grants of a role, and the most words in a list of an entry.
 const ENTRIES_MAX: usize = 256;
 const GRANTS_MAX: usize = 256;
-const LIST_MAX: usize = 64;
+pub(super) const LIST_MAX: usize = 64;
+/// Ports of the host's loopback: each takes two doors of a session.
+const LOCAL_MAX: usize = 16;
 /// The engine that keeps a value as it is.
 const ENGINE: &str = "static";
 /// How long a lease lives, and a session at the longest, where the role does not say.
 const TTL_SECS: u64 = 15 * 60;
 const TTL_MAX_SECS: u64 = 8 * 3600;
 
-type Fallible<T> = Result<T, ConfigFault>;
+pub(super) type Fallible<T> = Result<T, ConfigFault>;
 
 /// Resolves `config`, which was read from `text` in `path`. `hash` and `policies` are left empty.
 pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resolved> {
     let at = At { path, text };
-    let egress = at.egress(config.egress)?;
+    let egress = config.egress.unwrap_or_default();
+    let local = at.local(&config.local)?;
     let seal = at.seal(config.seal)?;
     at.count(config.credentials.iter().map(Spanned::span), ENTRIES_MAX, "[[credential]] entries")?;
     at.count(config.targets.iter().map(Spanned::span), ENTRIES_MAX, "[[target]] entries")?;
@@ -70,11 +71,16 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
     if let Some(role) = &config.run.role {
         at.known(role, &roles, "role")?;
     }
-    let run = Run { role: config.run.role.map(Spanned::into_inner), caches: config.run.caches };
+    let run = Run {
+        role: config.run.role.map(Spanned::into_inner),
+        caches: config.run.caches,
+        readable: config.run.readable,
+    };
     Ok(Resolved {
         path: path.to_owned(),
         hash: String::new(),
         egress,
+        local,
         seal,
         run,
         workloads,
@@ -88,29 +94,42 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
 type Targets = BTreeMap<TargetName, Arc<ResolvedTarget>>;
 
 /// The file that faults point into.
-struct At<'a> {
-    path: &'a Path,
+pub(super) struct At<'a> {
+    pub(super) path: &'a Path,
     text: &'a str,
 }
 
 impl At<'_> {
-    fn fault(&self, span: Range<usize>, what: impl Into<String>, next: impl Into<String>) -> ConfigFault {
+    pub(super) fn fault(
+        &self,
+        span: Range<usize>,
+        what: impl Into<String>,
+        next: impl Into<String>,
+    ) -> ConfigFault {
         ConfigFault::at(self.path, self.text, span, what, next)
     }
 
-    fn wrong(&self, span: Range<usize>) -> impl Fn(Wrong) -> ConfigFault {
+    pub(super) fn wrong(&self, span: Range<usize>) -> impl Fn(Wrong) -> ConfigFault {
         move |(what, next)| self.fault(span.clone(), what, next)
     }
 
-    fn egress(&self, egress: Option<Spanned<Egress>>) -> Fallible<Egress> {
-        match egress {
-            Some(egress) if *egress.as_ref() == Egress::Public => Err(self.fault(
-                egress.span(),
-                "egress = \"public\" is not in this release: only hosts that a target names can be reached",
-                "write egress = \"listed\" and a [[target]] for each host",
-            )),
-            _ => Ok(Egress::Listed),
+    /// Ports of the host's loopback.
+    fn local(&self, ports: &[Spanned<u16>]) -> Fallible<Vec<u16>> {
+        self.count(ports.iter().map(Spanned::span), LOCAL_MAX, "local ports")?;
+        let mut known = Vec::with_capacity(ports.len());
+        for port in ports {
+            let (span, port) = (port.span(), *port.as_ref());
+            if port == 0 || CAPTURED_PORTS.contains(&port) {
+                let what = format!("the port {port} of the host's loopback cannot be shared");
+                let next = "use another port: 0 is none, and 80, 443 and 22 are captured for every address";
+                return Err(self.fault(span, what, next));
+            }
+            if known.contains(&port) {
+                return Err(self.fault(span, format!("the port {port} is there twice"), "remove one"));
+            }
+            known.push(port);
         }
+        Ok(known)
     }
 
     fn seal(&self, seal: Option<Spanned<SealEntry>>) -> Fallible<SealEntry> {
@@ -129,7 +148,12 @@ impl At<'_> {
         }
     }
 
-    fn count(&self, spans: impl Iterator<Item = Range<usize>>, most: usize, what: &str) -> Fallible<()> {
+    pub(super) fn count(
+        &self,
+        spans: impl Iterator<Item = Range<usize>>,
+        most: usize,
+        what: &str,
+    ) -> Fallible<()> {
         match spans.into_iter().nth(most) {
             Some(span) => Err(self.fault(span, format!("there are more than {most} {what}"), "remove some")),
             None => Ok(()),
@@ -163,7 +187,7 @@ impl At<'_> {
         })
     }
 
-    fn unknown<'k>(
+    pub(super) fn unknown<'k>(
         &self,
         span: Range<usize>,
         kind: &str,
@@ -181,95 +205,6 @@ impl At<'_> {
     }
 }
 
-/// Targets.
-impl At<'_> {
-    fn target(
-        &self,
-        entry: Spanned<TargetEntry>,
-        credentials: &BTreeSet<CredentialName>,
-    ) -> Fallible<ResolvedTarget> {
-        let (span, entry) = (entry.span(), entry.into_inner());
-        let name = entry.credential.as_ref();
-        if !credentials.contains(name) {
-            let known = credentials.iter().map(CredentialName::as_str);
-            return Err(self.unknown(entry.credential.span(), "credential", name.as_str(), known));
-        }
-        let (authority, injections) = self.service(span, &entry)?;
-        let preset = entry.preset.as_ref().and_then(|name| preset(name.as_ref()));
-        if let Some(dial) = &entry.dial {
-            check::dial(dial.as_ref()).map_err(self.wrong(dial.span()))?;
-        }
-        self.count(entry.allow_private.iter().map(Spanned::span), LIST_MAX, "networks")?;
-        for net in &entry.allow_private {
-            check::private(net.as_ref()).map_err(self.wrong(net.span()))?;
-        }
-        Ok(ResolvedTarget {
-            tls_ca: entry.tls_ca.as_ref().map(|path| self.tls_ca(path)).transpose()?,
-            name: entry.name.into_inner(),
-            preset,
-            authority,
-            credential: entry.credential.into_inner(),
-            injections,
-            dial: entry.dial.map(Spanned::into_inner),
-            allow_private: entry.allow_private.into_iter().map(|net| net.into_inner().trunc()).collect(),
-            encoded_slash: preset.is_some_and(|preset| preset.encoded_slash),
-            pass_unscrubbed: entry.pass_unscrubbed,
-            quiet_hosts: preset
-                .into_iter()
-                .flat_map(|preset| preset.quiet_hosts)
-                .filter_map(|host| host.parse().ok())
-                .collect(),
-        })
-    }
-
-    /// Where a target is and how it takes its credential: from the preset, or from `host` and `inject`.
-    fn service(&self, span: Range<usize>, entry: &TargetEntry) -> Fallible<(Authority, Vec<Injection>)> {
-        match (&entry.preset, &entry.host, &entry.inject) {
-            (Some(_), _, Some(inject)) => Err(self.fault(
-                inject.span(),
-                "the preset says already how the credential is presented",
-                "remove `inject`, or `preset` and name the host",
-            )),
-            (Some(name), own, None) => {
-                let Some(preset) = preset(name.as_ref()) else {
-                    let known = PRESETS.iter().map(|preset| preset.name);
-                    return Err(self.unknown(name.span(), "preset", name.as_ref(), known));
-                };
-                let known = || preset.authority.parse::<Authority>();
-                let authority = own.as_ref().map_or_else(known, |own| Ok(own.as_ref().clone()));
-                let authority = authority
-                    .map_err(|fault| self.fault(name.span(), fault.to_string(), "use another preset"))?;
-                Ok((authority, preset.injections()))
-            }
-            (None, Some(own), Some(inject)) => {
-                let place = check::place(inject.as_ref()).map_err(self.wrong(inject.span()))?;
-                Ok((own.as_ref().clone(), vec![Injection { place, paths: Vec::new() }]))
-            }
-            (None, own, _) => Err(self.fault(
-                span,
-                format!(
-                    "the target {:?} does not say {}",
-                    entry.name.as_ref().as_str(),
-                    if own.is_none() { "where it is" } else { "how it takes its credential" }
-                ),
-                "add `preset`, or both `host` and `inject`",
-            )),
-        }
-    }
-
-    fn tls_ca(&self, path: &Spanned<std::path::PathBuf>) -> Fallible<String> {
-        if path.as_ref().starts_with("~") {
-            let next = "write the whole path, or one relative to this file";
-            return Err(self.fault(path.span(), "`~` is not expanded here", next));
-        }
-        let full = self.path.parent().unwrap_or(Path::new(".")).join(path.as_ref());
-        let pem = load::read(&full, load::CA_MAX)
-            .map_err(|fault| self.fault(path.span(), fault.to_string(), "correct `tls_ca`"))?;
-        check::certificates(&pem).map_err(self.wrong(path.span()))?;
-        Ok(pem)
-    }
-}
-
 /// Credentials.
 impl At<'_> {
     fn credential(
@@ -281,7 +216,7 @@ impl At<'_> {
         let name = entry.name.as_ref().clone();
         let presets: Vec<_> = targets
             .iter()
-            .filter(|target| target.credential == name)
+            .filter(|target| target.credential.as_ref() == Some(&name))
             .filter_map(|target| target.preset)
             .collect();
         let env = match &entry.env {
@@ -351,7 +286,7 @@ impl At<'_> {
         }
         let mut grants = Vec::new();
         for grant in entry.grants {
-            grants.push(self.grant(grant.into_inner())?);
+            grants.push(self.grant(grant.into_inner(), targets)?);
         }
         Ok(ResolvedRole {
             name: entry.name.into_inner(),
@@ -382,7 +317,9 @@ impl At<'_> {
                 );
                 return Err(self.fault(name.span(), what, "give them to different roles"));
             }
-            let Some(credential) = credentials.get(&target.credential) else { continue };
+            let Some(credential) = target.credential.as_ref().and_then(|name| credentials.get(name)) else {
+                continue;
+            };
             for variable in &credential.env {
                 let other = variables.insert(variable, &credential.name);
                 if let Some(other) = other.filter(|other| **other != credential.name) {
@@ -394,7 +331,14 @@ impl At<'_> {
         Ok(())
     }
 
-    fn grant(&self, entry: GrantEntry) -> Fallible<ResolvedGrant> {
+    fn grant(&self, entry: GrantEntry, targets: &Targets) -> Fallible<ResolvedGrant> {
+        let bounds = entry.methods.as_ref().map(Spanned::span).or(entry.paths.as_ref().map(Spanned::span));
+        if let Some(bounds) = bounds
+            && targets.get(entry.target.as_ref()).is_some_and(|target| target.tunnel)
+        {
+            let what = "methods and paths inside of a tunnel cannot be seen, let alone judged";
+            return Err(self.fault(bounds, what, "remove them, or `tunnel` from the target"));
+        }
         if let Some(methods) = &entry.methods {
             self.list(methods, "methods")?;
             for method in methods.as_ref() {

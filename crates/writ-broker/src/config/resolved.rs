@@ -24,6 +24,8 @@ pub struct Resolved {
     /// SHA-256 over the file and everything that it names, hexadecimal: whether a reload has anything to do.
     pub hash: String,
     pub egress: Egress,
+    /// Ports of the host's loopback that confined sessions may reach.
+    pub local: Vec<u16>,
     pub seal: SealEntry,
     pub run: Run,
     pub workloads: Vec<Registration>,
@@ -39,6 +41,7 @@ pub struct Resolved {
 pub struct Run {
     pub role: Option<RoleName>,
     pub caches: Vec<String>,
+    pub readable: Vec<String>,
 }
 
 /// A credential, and how its value is obtained.
@@ -62,7 +65,10 @@ pub struct ResolvedTarget {
     pub name: TargetName,
     pub preset: Option<&'static Preset>,
     pub authority: Authority,
-    pub credential: CredentialName,
+    /// `None`: what is sent there is judged and recorded, and nothing is put into it.
+    pub credential: Option<CredentialName>,
+    /// Bytes pass untouched, whatever the protocol.
+    pub tunnel: bool,
     /// The declared places, the default first.
     pub injections: Vec<Injection>,
     /// `host:port`
@@ -135,20 +141,19 @@ impl Resolved {
         names.into_iter().filter_map(|name| self.targets.get(name).cloned()).collect()
     }
 
-    /// The credentials behind [`Resolved::targets_of`], each once, by name.
-    pub fn credentials_of(&self, role: &RoleName) -> Vec<&ResolvedCredential> {
-        let targets = self.targets_of(role);
-        let names: BTreeSet<&CredentialName> = targets.iter().map(|target| &target.credential).collect();
+    /// The credentials behind targets, each once, by name.
+    pub fn credentials_of(&self, targets: &[Arc<ResolvedTarget>]) -> Vec<&ResolvedCredential> {
+        let names: BTreeSet<&CredentialName> =
+            targets.iter().filter_map(|target| target.credential.as_ref()).collect();
         names.into_iter().filter_map(|name| self.credentials.get(name)).collect()
     }
+}
 
-    /// Hosts that the role's presets ask on the side, without those that the role may reach.
-    pub fn quiet_hosts_of(&self, role: &RoleName) -> Vec<Host> {
-        let targets = self.targets_of(role);
-        let reached = |host: &Host| targets.iter().any(|target| target.authority.host() == host);
-        let quiet: BTreeSet<&Host> = targets.iter().flat_map(|target| &target.quiet_hosts).collect();
-        quiet.into_iter().filter(|host| !reached(host)).cloned().collect()
-    }
+/// Hosts that the presets of targets ask on the side, without those that are targets themselves.
+pub fn quiet_hosts_of(targets: &[Arc<ResolvedTarget>]) -> Vec<Host> {
+    let reached = |host: &Host| targets.iter().any(|target| target.authority.host() == host);
+    let quiet: BTreeSet<&Host> = targets.iter().flat_map(|target| &target.quiet_hosts).collect();
+    quiet.into_iter().filter(|host| !reached(host)).cloned().collect()
 }
 
 impl ResolvedTarget {
@@ -159,7 +164,7 @@ impl ResolvedTarget {
             target: self.name.clone(),
             authority: self.authority.clone(),
             credential: self.credential.clone(),
-            tunnel: false,
+            tunnel: self.tunnel,
             injections: self.injections.clone(),
             dial: self.dial.clone(),
             tls_ca: self.tls_ca.clone(),

@@ -122,7 +122,8 @@ fn the_documented_file_says_what_it_says() {
     assert_eq!((role.ttl.secs(), role.ttl_max.secs()), (900, 8 * 3600));
     assert_eq!(role.grants[2].when.as_ref().unwrap().as_str(), "weekday 08:00-18:00 Europe/Berlin");
     assert_eq!(resolved.workloads[0].selectors.len(), 2);
-    let quiet: Vec<String> = resolved.quiet_hosts_of(&dev).iter().map(ToString::to_string).collect();
+    let quiet: Vec<String> =
+        quiet_hosts_of(&resolved.targets_of(&dev)).iter().map(ToString::to_string).collect();
     assert_eq!(quiet, ["ab.chatgpt.com", "chatgpt.com"]);
 }
 
@@ -137,8 +138,11 @@ fn what_a_credential_does_not_say_its_presets_say() {
     assert_eq!(get("wiki").env, [""; 0]);
     assert_eq!(get("wiki").shape, writ_core::Shape::GENERIC);
     assert_eq!(get("wiki").engine, "static");
-    let of: Vec<&str> =
-        resolved.credentials_of(&"git".parse().unwrap()).iter().map(|one| one.name.as_str()).collect();
+    let of: Vec<&str> = resolved
+        .credentials_of(&resolved.targets_of(&"git".parse().unwrap()))
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
     assert_eq!(of, ["git"]);
 }
 
@@ -204,8 +208,8 @@ fn the_form() {
     check(
         "version = 1\nnew_key = 1",
         expect![[r#"
-        writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `seal`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
-    "#]],
+            writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `local`, `seal`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
+        "#]],
     );
     check(
         &with("owner =", "ownr ="),
@@ -266,10 +270,10 @@ fn values_that_are_malformed() {
     "#]],
     );
     check(
-        &with("\"listed\"", "\"public\""),
+        &with("\"listed\"", "\"open\""),
         expect![[r#"
-        writ.toml:3:11: egress = "public" is not in this release: only hosts that a target names can be reached; write egress = "listed" and a [[target]] for each host
-    "#]],
+            writ.toml:3:11: unknown variant `open`, expected `listed` or `public`; correct it and try again
+        "#]],
     );
     check(
         &with("accept_below_confined = false", "path = \"key\""),
@@ -282,6 +286,93 @@ fn values_that_are_malformed() {
         expect![[r#"
         writ.toml:4:1: a passphrase has no path; remove `path`, or write kind = "key-file"
     "#]],
+    );
+}
+
+#[test]
+fn egress_and_local_ports() {
+    let resolved = load(&with("\"listed\"", "\"public\"\nlocal = [5432, 8080]")).unwrap();
+    assert_eq!((resolved.egress, resolved.local), (Egress::Public, vec![5432, 8080]));
+    assert_eq!(load(FULL).unwrap().local, [0; 0]);
+    for ports in ["0", "443", "80", "22", "5432, 5432", "70000"] {
+        let text = with("\"listed\"", &format!("\"listed\"\nlocal = [{ports}]"));
+        assert!(load(&text).is_err(), "{ports}");
+    }
+    let many = (1000..1017).map(|port: u16| port.to_string()).collect::<Vec<_>>().join(", ");
+    assert!(load(&with("\"listed\"", &format!("\"listed\"\nlocal = [{many}]"))).is_err());
+    check(
+        &with("\"listed\"", "\"listed\"\nlocal = [443]"),
+        expect![[r#"
+            writ.toml:4:10: the port 443 of the host's loopback cannot be shared; use another port: 0 is none, and 80, 443 and 22 are captured for every address
+        "#]],
+    );
+}
+
+/// A target that takes no credential, and a tunnel, with one line more.
+fn bare(more: &str) -> String {
+    let targets = format!(
+        "[[target]]\nname = \"docs\"\nhost = \"docs.example\"\n[[target]]\nname = \"db\"\nhost = \"db.example:5432\"\n\
+         tunnel = true\n{more}\n[[role]]"
+    );
+    with("[[role]]", &targets).replacen(
+        "grants = [\n",
+        "grants = [\n  { target = \"docs\", methods = [\"GET\"] },\n  { target = \"db\" },\n",
+        1,
+    )
+}
+
+#[test]
+fn targets_without_a_credential_and_tunnels() {
+    let resolved = load(&bare("allow_private = [\"10.0.0.0/8\"]")).unwrap();
+    let route = |name: &str| resolved.target(&name.parse().unwrap()).unwrap().route();
+    let (docs, db) = (route("docs"), route("db"));
+    assert_eq!((docs.credential, docs.tunnel, docs.injections.len()), (None, false, 0));
+    assert_eq!(
+        (db.credential, db.tunnel, db.authority.to_string()),
+        (None, true, "db.example:5432".to_owned())
+    );
+    let dev = "dev".parse().unwrap();
+    let names: Vec<&str> =
+        resolved.credentials_of(&resolved.targets_of(&dev)).iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["openai", "wiki"]);
+    for line in [
+        "preset = \"openai\"",
+        "inject = { kind = \"bearer\" }",
+        "credential = \"wiki\"",
+        "tls_ca = \"ca.pem\"",
+        "pass_unscrubbed = true",
+    ] {
+        let fault = load(&bare(line)).unwrap_err().to_string();
+        assert!(fault.contains("would have no effect; remove"), "{fault}");
+    }
+    for bounds in ["methods = [\"GET\"]", "paths = [\"/v1/*\"]"] {
+        let text = bare("").replacen("{ target = \"db\" }", &format!("{{ target = \"db\", {bounds} }}"), 1);
+        let fault = load(&text).unwrap_err().to_string();
+        assert!(fault.contains("inside of a tunnel"), "{fault}");
+    }
+    let nowhere = bare("").replacen("host = \"db.example:5432\"\n", "", 1);
+    assert!(load(&nowhere).unwrap_err().to_string().contains("does not say where it leads"));
+}
+
+#[test]
+fn a_credential_and_its_place_belong_together() {
+    check(
+        &with("credential = \"openai\"\n", ""),
+        expect![[r#"
+            writ.toml:21:10: the preset says how a credential is presented, but "openai" names none; add `credential`; or write `host` instead of `preset` for a service that needs none
+        "#]],
+    );
+    check(
+        &with("credential = \"wiki\"\n", ""),
+        expect![[r#"
+            writ.toml:35:10: the target "wiki" does not say what is injected; add `credential`, or remove `inject`
+        "#]],
+    );
+    check(
+        &with("inject = { kind = \"header\", name = \"X-Key\" }\n", ""),
+        expect![[r#"
+            writ.toml:32:1: the target "wiki" does not say how it takes its credential; add `preset`, or both `host` and `inject`
+        "#]],
     );
 }
 

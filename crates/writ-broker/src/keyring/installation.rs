@@ -137,6 +137,22 @@ impl Installation {
         self.unseal(Some(passphrase)).await
     }
 
+    /// Whether the seal asks a person for something.
+    pub fn asks(&self) -> bool {
+        self.seal.asks()
+    }
+
+    /// Whether that is the passphrase. Takes as long as [`Installation::unlock`]; a seal that asks nothing believes everybody.
+    ///
+    /// # Errors
+    /// [`InstallationFault::WrongPassphrase`]; [`InstallationFault::Locked`] where nothing was ever sealed.
+    pub async fn prove(&self, passphrase: Secret) -> Result<(), InstallationFault> {
+        let _one = self.unlocking.lock().await;
+        let (installation, record) = self.known().await?.ok_or(InstallationFault::Locked)?;
+        let (root, _) = self.root(Some(passphrase), Some(record.parameters)).await?;
+        self.opened(root, installation).await.map(drop)
+    }
+
     /// Forgets the keys. Whoever still holds the vault keeps them until it lets go.
     pub fn lock(&self) {
         self.vault.store(None);
@@ -153,15 +169,18 @@ impl Installation {
             }
             None => self.create(passphrase).await?,
         };
-        let vault = Vault::open_with(Arc::clone(&self.store), root, installation).await;
-        let vault = vault.map_err(|fault| match fault {
+        let vault = self.opened(root, installation).await?;
+        self.vault.store(Some(Arc::new(vault)));
+        Ok(())
+    }
+
+    async fn opened(&self, root: RootKey, installation: InstallationId) -> Result<Vault, InstallationFault> {
+        Vault::open_with(Arc::clone(&self.store), root, installation).await.map_err(|fault| match fault {
             InstallationFault::Keyring(KeyringFault::WrongRootKey) if self.seal.asks() => {
                 InstallationFault::WrongPassphrase
             }
             other => other,
-        })?;
-        self.vault.store(Some(Arc::new(vault)));
-        Ok(())
+        })
     }
 
     /// Makes a new installation, in one durable step.

@@ -18,6 +18,10 @@ pub enum Place {
     Keyring,
     /// One version of a credential's value.
     Credential { name: CredentialName, version: u32 },
+    /// The bytes of a file before it was rewritten, by its path and the SHA-256 of what it was rewritten to.
+    Original { path: String, written_sha256: [u8; 32] },
+    /// The content of a repository's file as a person trusted it.
+    Trust { path: String },
     /// The key that placeholders are derived with.
     PlaceholderKey,
     /// The key under which the audit log hashes values.
@@ -33,7 +37,7 @@ impl Place {
         bytes.extend_from_slice(&installation.0);
         bytes.extend_from_slice(&key.to_be_bytes());
         let mut text = |text: &str| {
-            // Names have at most 63 bytes and kinds are ours, so the length fits.
+            // Names have at most 63 bytes, paths 4096 and kinds are ours, so the length fits.
             bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
             bytes.extend_from_slice(text.as_bytes());
         };
@@ -47,6 +51,15 @@ impl Place {
                 text(name.as_str());
                 bytes.extend_from_slice(&version.to_be_bytes());
             }
+            Self::Trust { path } => {
+                text("trust");
+                text(path);
+            }
+            Self::Original { path, written_sha256 } => {
+                text("original");
+                text(path);
+                bytes.extend_from_slice(written_sha256);
+            }
         }
         bytes
     }
@@ -57,6 +70,8 @@ impl fmt::Display for Place {
         match self {
             Self::Keyring => f.write_str("the keyring"),
             Self::Credential { name, version } => write!(f, "credential {name}, version {version},"),
+            Self::Trust { path } => write!(f, "the trust in {path}"),
+            Self::Original { path, .. } => write!(f, "the original of {path}"),
             Self::PlaceholderKey => f.write_str("the placeholder key"),
             Self::AuditHashKey => f.write_str("the audit hash key"),
             Self::AuditSigningKey => f.write_str("the audit signing key"),

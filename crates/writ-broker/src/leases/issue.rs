@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
     BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt, Refusal,
-    RefusalKind,
+    RefusalKind, Tools,
 };
 
 use super::{BrokerTools, table::Barred};
@@ -23,6 +23,8 @@ use crate::{
 
 /// The longest that making a credential may take, a person's confirmation at a key included.
 const MINT_MAX: Duration = Duration::from_secs(60);
+/// What stands for the engine of a lease without a credential.
+pub(crate) const NO_ENGINE: &str = "none";
 /// How often a credential may be replaced under an acquisition before that is given up.
 const ATTEMPTS: usize = 3;
 
@@ -35,7 +37,7 @@ pub(crate) async fn issue(
     open: &Unlocked,
     session: &Session,
     permit: &Permit,
-    credential: &ResolvedCredential,
+    credential: Option<&ResolvedCredential>,
 ) -> Result<Granted, Refusal> {
     for _ in 1..ATTEMPTS {
         match attempt(broker, open, session, permit, credential).await {
@@ -52,15 +54,17 @@ async fn attempt(
     open: &Unlocked,
     session: &Session,
     permit: &Permit,
-    credential: &ResolvedCredential,
+    credential: Option<&ResolvedCredential>,
 ) -> Result<Granted, Refusal> {
-    let name = &permit.asked().credential;
-    let engine = broker.engines.engine(&credential.engine).ok_or_else(|| fault::engine(name))?;
+    let maker = Maker::of(broker, credential)?;
     let tools = BrokerTools { broker, open };
     let issued_at = broker.clock.now();
     let lease = LeaseId::new(issued_at, &broker.random_bytes()?);
     let target = permit.asked().target.clone();
-    let flight = broker.leases.take_off(lease, session.id(), target, name.clone()).map_err(barred)?;
+    let flight = broker
+        .leases
+        .take_off(lease, session.id(), target, permit.asked().credential.clone())
+        .map_err(barred)?;
     // Again, now that whoever ends the session sees the flight.
     broker.sessions.identify(session.id(), broker.clock.as_ref())?;
     let deadline = Deadline::new(broker.clock.as_ref(), permit.expires_at());
@@ -68,21 +72,20 @@ async fn attempt(
         return Err(fault::session_over());
     }
 
-    let receipt = within(name, engine.plan(permit, lease, &credential.engine_config, &tools)).await?;
-    let record = record(broker, permit, engine, lease, &receipt, issued_at);
+    let receipt = maker.plan(permit, lease, &tools).await?;
+    let record = record(broker, permit, maker.name(), lease, &receipt, issued_at);
     broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(unopened)?;
-    let minted: Minted =
-        within(name, engine.mint(permit, &receipt, &credential.engine_config, &tools)).await?;
-    values::check(&minted.secret).map_err(|unusable| unusable.refuse(name))?;
-    let activate = Change::ActivateLease { lease, version: minted.version };
+    let minted = maker.mint(permit, &receipt, &tools).await?;
+    let activate = Change::ActivateLease { lease, version: minted.as_ref().map_or(0, |made| made.version) };
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
     let place = Place::Lease { session: session.id(), lease };
-    let sealed = seal::seal(&minted.secret, session.recipient(), &place).map_err(fault::seal)?;
+    let sealed = minted.map(|made| seal::seal(&made.secret, session.recipient(), &place));
+    let sealed = sealed.transpose().map_err(fault::seal)?;
     flight.land(deadline).map_err(overtaken)?;
     Ok(Granted {
         lease,
-        credential: name.clone(),
-        credential_type: engine.name().to_owned(),
+        credential: permit.asked().credential.clone(),
+        credential_type: maker.name().to_owned(),
         scope: permit.scope().clone(),
         issued_at,
         expires_at: permit.expires_at(),
@@ -90,10 +93,56 @@ async fn attempt(
     })
 }
 
+/// Where what a lease hands out comes from.
+#[derive(Clone, Copy)]
+enum Maker<'a> {
+    Engine(&'static dyn Engine, &'a ResolvedCredential),
+    /// The target takes no credential: the lease is a scope and a life.
+    Nothing,
+}
+
+impl<'a> Maker<'a> {
+    fn of(broker: &Broker, credential: Option<&'a ResolvedCredential>) -> Result<Self, Refusal> {
+        let Some(credential) = credential else { return Ok(Self::Nothing) };
+        let engine = broker.engines.engine(&credential.engine);
+        let engine = engine.ok_or_else(|| fault::engine(&credential.name))?;
+        Ok(Self::Engine(engine, credential))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Engine(engine, _) => engine.name(),
+            Self::Nothing => NO_ENGINE,
+        }
+    }
+
+    async fn plan(self, permit: &Permit, lease: LeaseId, tools: &dyn Tools) -> Result<Receipt, Refusal> {
+        match self {
+            Self::Engine(engine, of) => {
+                within(&of.name, engine.plan(permit, lease, &of.engine_config, tools)).await
+            }
+            Self::Nothing => Ok(Receipt(serde_json::Value::Null)),
+        }
+    }
+
+    /// What was made, usable.
+    async fn mint(
+        self,
+        permit: &Permit,
+        receipt: &Receipt,
+        tools: &dyn Tools,
+    ) -> Result<Option<Minted>, Refusal> {
+        let Self::Engine(engine, of) = self else { return Ok(None) };
+        let minted = within(&of.name, engine.mint(permit, receipt, &of.engine_config, tools)).await?;
+        values::check(&minted.secret).map_err(|unusable| unusable.refuse(&of.name))?;
+        Ok(Some(minted))
+    }
+}
+
 fn record(
     broker: &Broker,
     permit: &Permit,
-    engine: &dyn Engine,
+    engine: &str,
     lease: LeaseId,
     receipt: &Receipt,
     issued_at: writ_core::Timestamp,
@@ -106,7 +155,7 @@ fn record(
         role: permit.principal().role.clone(),
         target: permit.asked().target.clone(),
         credential: permit.asked().credential.clone(),
-        engine: engine.name().to_owned(),
+        engine: engine.to_owned(),
         version: 0,
         scope: permit.scope().clone(),
         receipt: receipt.clone(),

@@ -16,7 +16,7 @@ mod table;
 mod tools;
 
 pub(crate) use end::{cancel, end, finish};
-pub(crate) use issue::issue;
+pub(crate) use issue::{NO_ENGINE, issue};
 pub(crate) use settle::{Settled, settle};
 pub(crate) use table::Table;
 pub(crate) use tools::BrokerTools;

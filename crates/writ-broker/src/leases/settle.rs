@@ -31,6 +31,8 @@ pub(crate) async fn settle(broker: &Broker, open: &Unlocked, lease: &LeaseRecord
     debug_assert_eq!(lease.state, LeaseState::Revoking);
     let tools = BrokerTools { broker, open };
     let revoked = match broker.engines.engine(&lease.engine) {
+        // Nothing was handed out, so nothing lives on.
+        _ if lease.credential.is_none() => Revoked::Gone,
         Some(engine) => match timeout(REVOKE_MAX, engine.revoke(&lease.receipt, &tools)).await {
             Ok(Ok(revoked)) => revoked,
             Ok(Err(fault)) => return not_yet(open, broker, lease, &fault.to_string()),

@@ -66,13 +66,15 @@ pub(super) fn entities(resolved: &Resolved, name: &RoleName) -> Result<Entities,
         add(Entity::new(credential(&entry.name), facts, HashSet::new()).map_err(Box::new)?);
     }
     for entry in resolved.targets() {
-        let of = credential(&entry.credential);
-        let facts = HashMap::from([
+        let of = entry.credential.as_ref().map(credential);
+        let mut facts = HashMap::from([
             text("host", entry.authority.host().as_str()),
             ("port".to_owned(), RestrictedExpression::new_long(entry.authority.port().into())),
-            ("credential".to_owned(), RestrictedExpression::new_entity_uid(of.clone())),
         ]);
-        add(Entity::new(target(&entry.name), facts, HashSet::from([of])).map_err(Box::new)?);
+        let uid =
+            |of: &EntityUid| ("credential".to_owned(), RestrictedExpression::new_entity_uid(of.clone()));
+        facts.extend(of.as_ref().map(uid));
+        add(Entity::new(target(&entry.name), facts, of.into_iter().collect()).map_err(Box::new)?);
     }
     for id in workloads_of(resolved, name) {
         let facts = HashMap::from([text("trust_domain", id.trust_domain())]);

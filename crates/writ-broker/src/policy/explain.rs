@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use writ_core::{Asked, Decision, Principal, RoleName, TargetName};
+use writ_core::{Asked, CredentialName, Decision, Principal, RoleName, TargetName};
 
 use super::slices::Origin;
 use crate::config::{ResolvedRole, ResolvedTarget};
@@ -35,10 +35,13 @@ pub(super) fn no_grant(role: &ResolvedRole, target: &TargetName) -> Decision {
 }
 
 pub(super) fn other_credential(target: &ResolvedTarget, asked: &Asked) -> Decision {
+    let name = |of: &Option<CredentialName>| of.as_ref().map_or("none", CredentialName::as_str).to_owned();
     deny(
         format!(
             "the target {} takes the credential {}, not {}",
-            target.name, target.credential, asked.credential
+            target.name,
+            name(&target.credential),
+            name(&asked.credential)
         ),
         "start a new run: the configuration has changed",
     )

@@ -185,8 +185,8 @@ impl Compiled {
         principals.extend(entities::workloads_of(resolved, role).map(|id| Some(entities::workload(id))));
         let mut slices = BTreeMap::new();
         for target in resolved.targets() {
-            let of = Some(entities::credential(&target.credential));
-            let resources = [None, Some(entities::target(&target.name)), of];
+            let mut resources = vec![None, Some(entities::target(&target.name))];
+            resources.extend(target.credential.as_ref().map(|of| Some(entities::credential(of))));
             let pairs =
                 principals.iter().flat_map(|one| resources.iter().map(move |two| (one.clone(), two.clone())));
             let picked: BTreeSet<usize> =

@@ -38,7 +38,7 @@ fn principal(workload: &str, role: &str) -> Principal {
 }
 
 fn asked(target: &str, credential: &str) -> Asked {
-    Asked { action: Action::Inject, target: target.parse().unwrap(), credential: credential.parse().unwrap() }
+    Asked { action: Action::Inject, target: target.parse().unwrap(), credential: credential.parse().ok() }
 }
 
 fn circumstances(now: i64, level: Level) -> Context {
@@ -404,7 +404,7 @@ const CONDITIONS: [&str; 6] = [
     "",
     "when { context.now.weekday == \"sat\" }",
     "when { context.level_rank > 0 }",
-    "unless { resource.credential == Credential::\"c0\" }",
+    "unless { resource has credential && resource.credential == Credential::\"c0\" }",
     "when { principal in Role::\"r0\" || resource.host == \"t2.example\" }",
     "when { context.now.millis * 9223372036854775807 > 0 }",
 ];

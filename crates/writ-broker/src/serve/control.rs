@@ -20,18 +20,17 @@ use writ_audit::Outcome;
 use writ_core::{LeaseEnd, LeaseId, Refusal, RefusalKind, Sealed, SessionId};
 use writ_sys::PeerCredentials;
 
-use super::{rate::Bucket, rows};
+use super::{Beginning, proof, rate::Bucket, rows};
 use crate::{
     broker::Broker,
     credentials, door,
     door::Unlocked,
-    fault,
-    keyring::InstallationFault,
-    leases,
+    fault, leases, originals,
     records::{self, Command},
+    seen,
     sessions::{self, End},
     store::{LeaseFilter, LeaseRecord},
-    tasks,
+    tasks, trust,
 };
 
 /// The longest wait for `Hello`.
@@ -42,12 +41,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// The most rows in one answer, so that it fits into a frame.
 const ROWS_MAX: usize = 500;
-/// The pause after a wrong passphrase.
-const WRONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves one operator's connection.
-pub(super) async fn serve(broker: &Broker, mut stream: UnixStream, peer: &PeerCredentials) {
-    if let Err(fault) = converse(broker, &mut stream, peer).await {
+pub(super) async fn serve(broker: &Broker, mut stream: UnixStream, peer: &PeerCredentials, begun: Beginning) {
+    if let Err(fault) = converse(broker, &mut stream, peer, begun).await {
         match fault {
             FrameFault::Closed => {}
             fault => tracing::debug!(%fault, "an operator's connection broke"),
@@ -59,14 +56,17 @@ async fn converse(
     broker: &Broker,
     stream: &mut UnixStream,
     peer: &PeerCredentials,
+    begun: Beginning,
 ) -> Result<(), FrameFault> {
     let first = receive(stream, HELLO_MAX).await?;
+    drop(begun);
     if let Err(refusal) = greet(&first) {
         return send(stream, &Answer::Refused(refusal)).await;
     }
     send(stream, &Answer::Hello { version: VERSION, recipient: broker.recipient.key().clone() }).await?;
     let mut bucket = Bucket::new(broker.clock.boottime());
     let mut stopping = broker.stopping.subscribe();
+    let mut proved = false;
     loop {
         let ask = tokio::select! {
             ask = receive(stream, SILENCE_MAX) => ask?,
@@ -74,7 +74,9 @@ async fn converse(
         };
         sleep(bucket.take(broker.clock.boottime())).await;
         let stop = ask == Ask::Stop;
-        let answer = answer(broker, peer.uid, ask).await.unwrap_or_else(Answer::Refused);
+        let proves = matches!(ask, Ask::Prove { .. });
+        let answer = answer(broker, peer.uid, proved, ask).await.unwrap_or_else(Answer::Refused);
+        proved |= proves && answer == Answer::Done;
         let stopped = stop && answer == Answer::Done;
         let sent = send(stream, &answer).await;
         if stopped {
@@ -97,7 +99,7 @@ fn greet(first: &Ask) -> Result<(), Refusal> {
 }
 
 /// Answers one command.
-async fn answer(broker: &Broker, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
+async fn answer(broker: &Broker, uid: u32, proved: bool, ask: Ask) -> Result<Answer, Refusal> {
     match ask {
         Ask::Hello { .. } => Err(invalid("hello was said already")),
         Ask::Status => status(broker).await.map(Answer::Status),
@@ -106,7 +108,7 @@ async fn answer(broker: &Broker, uid: u32, ask: Ask) -> Result<Answer, Refusal> 
         Ask::Stop if broker.open_door().is_none() => stop(broker).await,
         end @ (Ask::Stop | Ask::SessionRevoke { .. } | Ask::LeaseRevoke { .. }) => {
             let open = broker.unlocked()?;
-            match recorded(broker, open, uid, end.clone()).await {
+            match recorded(broker, open, uid, proved, end.clone()).await {
                 // An end hands nothing out. What was revoked must be dead, and a daemon whose log failed has to be ended
                 // before it can be mended.
                 Err(refusal) if refusal.kind == RefusalKind::AuditUnavailable => {
@@ -120,29 +122,48 @@ async fn answer(broker: &Broker, uid: u32, ask: Ask) -> Result<Answer, Refusal> 
             let open = broker.unlocked()?;
             // What is wrong with the file is told to whoever opens a session; operators can still list and revoke.
             let _ = broker.rules.newest();
-            recorded(broker, open, uid, ask).await
+            recorded(broker, open, uid, proved, ask).await
         }
     }
 }
 
 /// Records the command, does it, and records its outcome.
-async fn recorded(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
+async fn recorded(
+    broker: &Broker,
+    open: &Unlocked,
+    uid: u32,
+    proved: bool,
+    ask: Ask,
+) -> Result<Answer, Refusal> {
     let mut named = (None, None);
     let action = match &ask {
         Ask::CredentialSet { .. } => "credential set",
         Ask::CredentialList => "credential list",
         Ask::CredentialRemove { .. } => "credential remove",
+        Ask::CredentialCompare { .. } => "credential compare",
+        Ask::PlaceholderShow { .. } => "placeholder show",
+        Ask::OriginalKeep { .. } => "original keep",
+        Ask::OriginalList => "original list",
+        Ask::OriginalOpen { .. } => "original open",
+        Ask::OriginalForget { .. } => "original forget",
         Ask::SessionList { .. } => "session list",
         Ask::SessionShow { .. } => "session show",
         Ask::SessionRevoke { .. } => "session revoke",
         Ask::LeaseList { .. } => "lease list",
         Ask::LeaseShow { .. } => "lease show",
         Ask::LeaseRevoke { .. } => "lease revoke",
+        Ask::Prove { .. } => "prove",
+        Ask::TrustShow { .. } => "trust show",
+        Ask::TrustGrant { .. } => "trust grant",
+        Ask::Seen { .. } => "seen",
         Ask::Stop => "stop",
         Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => "other",
     };
     let credential = match &ask {
-        Ask::CredentialSet { name, .. } | Ask::CredentialRemove { name } => Some(name.clone()),
+        Ask::CredentialSet { name, .. }
+        | Ask::CredentialRemove { name }
+        | Ask::CredentialCompare { name, .. }
+        | Ask::PlaceholderShow { name } => Some(name.clone()),
         Ask::SessionShow { session } | Ask::SessionRevoke { session } => {
             named.0 = Some(session.to_string());
             None
@@ -161,7 +182,10 @@ async fn recorded(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Resul
         lease: named.1.as_deref(),
     };
     let entry = records::command(broker, open, command).await?;
-    let answer = perform(broker, open, ask).await;
+    let answer = match proof::check(broker, proved, &ask) {
+        Ok(()) => perform(broker, open, ask).await,
+        Err(refusal) => Err(refusal),
+    };
     match &answer {
         Ok(_) => entry.close(&Outcome::ok()),
         Err(refusal) => entry.close(&records::refused(refusal.kind)),
@@ -177,6 +201,23 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
         }
         Ask::CredentialList => Ok(Answer::Credentials { credentials: credentials::list(broker).await? }),
         Ask::CredentialRemove { name } => credentials::remove(broker, &name).await.map(|_| Answer::Done),
+        Ask::CredentialCompare { name, value } => {
+            Ok(Answer::Compared { same: originals::compare(broker, open, &name, &value).await? })
+        }
+        Ask::PlaceholderShow { name } => {
+            let rules = broker.rules.newest()?;
+            let credential = rules.credential(&name)?;
+            let placeholder = open.vault.placeholder(&credential.name, &credential.shape);
+            Ok(Answer::Placeholder { placeholder })
+        }
+        Ask::OriginalKeep { name, original_sha256, content } => {
+            originals::keep(broker, open, name, &original_sha256, &content).await.map(|()| Answer::Done)
+        }
+        Ask::OriginalList => Ok(Answer::Originals { originals: originals::list(broker).await? }),
+        Ask::OriginalOpen { name, recipient } => {
+            Ok(Answer::Original { content: originals::open(broker, open, &name, &recipient).await? })
+        }
+        Ask::OriginalForget { name } => originals::forget(broker, name).await.map(|()| Answer::Done),
         Ask::SessionList { ended } => {
             let sessions = broker.store.sessions(ended).await.map_err(fault::store)?;
             let rows = sessions.into_iter().take(ROWS_MAX).map(|record| rows::session(broker, record));
@@ -202,6 +243,14 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             find_lease(broker, lease).await?;
             leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
             Ok(Answer::Done)
+        }
+        Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),
+        Ask::TrustShow { directory } => trust::show(broker, open, &directory).await.map(Answer::Trust),
+        Ask::TrustGrant { path, sha256 } => {
+            trust::grant(broker, open, &path, &sha256).await.map(|()| Answer::Done)
+        }
+        Ask::Seen { since } => {
+            seen::seen(broker, open, since).await.map(|(hosts, more)| Answer::Seen { hosts, more })
         }
         Ask::Stop => stop(broker).await,
         Ask::Hello { .. } | Ask::Status | Ask::Unlock { .. } => {
@@ -234,6 +283,8 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         audit_key: open.map(Unlocked::audit_key),
         audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
         config: broker.rules.path().display().to_string(),
+        below_confined: broker.sessions.below_confined(),
+        proof: proof::needed(broker),
     })
 }
 
@@ -244,8 +295,8 @@ async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer
     })?;
     if broker.open_door().is_none() {
         if let Err(fault) = broker.installation.unlock(passphrase).await {
-            sleep(WRONG_PAUSE).await;
-            return Err(unopened(&fault));
+            sleep(proof::WRONG_PAUSE).await;
+            return Err(proof::unopened(&fault));
         }
         door::open(broker).await.map_err(|fault| fault::internal(&fault))?;
     }
@@ -253,15 +304,6 @@ async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer
     let command = Command { action: "unlock", uid, ..Command::default() };
     records::command(broker, open, command).await?.close(&Outcome::ok());
     Ok(Answer::Done)
-}
-
-fn unopened(fault: &InstallationFault) -> Refusal {
-    match fault {
-        InstallationFault::WrongPassphrase => {
-            Refusal::new(RefusalKind::Denied, "the passphrase is wrong", "try again: `writ unlock`")
-        }
-        fault => Refusal::new(RefusalKind::Invalid, fault.to_string(), "see `writ doctor`"),
-    }
 }
 
 async fn stop(broker: &Broker) -> Result<Answer, Refusal> {

@@ -20,6 +20,7 @@ pub(super) fn session(broker: &Broker, record: SessionRecord) -> SessionRow {
         pid: record.pid,
         level: record.level,
         prompt_sha256: record.prompt_sha256,
+        resumed_from: record.resumed_from,
         opened_at: record.opened_at,
         expires_at: record.expires_at,
         ended_at: record.ended_at,

@@ -1,22 +1,16 @@
 //! `run.sock`: one connection is one session.
 //!
-//! The first message brings the listener of the session beside it, exactly one descriptor. Who the peer is comes from the
-//! socket. From then on the connection is the session's life: its end, the launcher's exit (by pidfd, so that a launcher whose
+//! The first message brings the session's doors beside it, and later ones may bring more. Who the peer is comes from the socket. From then on the connection is the session's life: its end, the launcher's exit (by pidfd, so that a launcher whose
 //! socket leaked into a child still counts as gone), and a message that is none of ours each end the session.
 
 use std::{
     io,
-    net::SocketAddr,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream as StdStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
 use tokio::{
-    io::{AsyncReadExt, Interest, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, Interest, unix::AsyncFd},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -29,12 +23,13 @@ use writ_api::{
     frame::{self, FrameFault, PREFIX},
     run::{FromBroker, FromLauncher, Open},
 };
-use writ_core::{DOORS_MAX, Door, Refusal, RefusalKind};
+use writ_core::{DOORS_MAX, Door, Refusal, RefusalKind, SessionId};
 use writ_sys::{PeerCredentials, receive_with_fds};
 
+use super::Beginning;
 use crate::{
     broker::Broker,
-    sessions::{self, Attached, End, Peer},
+    sessions::{self, Attached, Doors, End, Peer},
 };
 
 /// The longest that a launcher may take from the connection to its whole first message.
@@ -43,12 +38,23 @@ const OPEN_MAX: Duration = Duration::from_secs(10);
 const SAY_MAX: Duration = Duration::from_secs(5);
 
 /// Serves one launcher.
-pub(super) async fn serve(broker: &Broker, stream: UnixStream, peer: PeerCredentials) {
-    match attach(broker, stream, peer).await {
-        Ok(Some((stream, process, attached))) => converse(broker, stream, process, attached).await,
+pub(super) async fn serve(broker: &Broker, stream: UnixStream, peer: PeerCredentials, begun: Beginning) {
+    let attached = attach(broker, stream, peer).await;
+    drop(begun);
+    match attached {
+        Ok(Some(launcher)) => converse(broker, launcher).await,
         Ok(None) => {}
         Err(fault) => tracing::debug!(%fault, "a launcher's first message could not be taken"),
     }
+}
+
+/// A launcher whose session is open.
+struct Launcher {
+    stream: UnixStream,
+    /// The same socket, for what only the standard library's type can be asked for.
+    raw: StdStream,
+    process: OwnedFd,
+    attached: Attached,
 }
 
 /// Takes the first message and opens the session, or says why not.
@@ -56,11 +62,16 @@ async fn attach(
     broker: &Broker,
     stream: UnixStream,
     peer: PeerCredentials,
-) -> Result<Option<(UnixStream, OwnedFd, Attached)>, FrameFault> {
-    let stream = stream.into_std()?;
-    let process = writ_sys::peer_pidfd(&stream)?;
+) -> Result<Option<Launcher>, FrameFault> {
+    let raw = stream.into_std()?;
+    let process = writ_sys::peer_pidfd(&raw)?;
+    let mut stream = UnixStream::from_std(raw.try_clone()?)?;
     let late = || FrameFault::Io(io::ErrorKind::TimedOut.into());
-    let (mut stream, first, descriptors) = timeout(OPEN_MAX, first(stream)).await.map_err(|_| late())??;
+    let first = async {
+        let (prefix, descriptors) = prefix(&stream, &raw).await?;
+        Ok::<_, FrameFault>((frame_after(&mut stream, prefix).await?, descriptors))
+    };
+    let (first, descriptors) = timeout(OPEN_MAX, first).await.map_err(|_| late())??;
     let opened = match judge(first, descriptors) {
         Ok((ask, doors)) => {
             let pid = i32::try_from(peer.pid).unwrap_or_default();
@@ -76,7 +87,7 @@ async fn attach(
             if said.is_err() {
                 over(broker, session, End::LauncherGone).await;
             }
-            said.map(|()| Some((stream, process, attached)))
+            said.map(|()| Some(Launcher { stream, raw, process, attached }))
         }
         Err(refusal) => {
             say(&mut stream, FromBroker::Refused(refusal)).await?;
@@ -86,28 +97,55 @@ async fn attach(
 }
 
 /// The rest of the conversation: ends with the session, and the session with it.
-async fn converse(broker: &Broker, stream: UnixStream, process: OwnedFd, mut attached: Attached) {
+async fn converse(broker: &Broker, launcher: Launcher) {
+    let Launcher { stream, raw, process, mut attached } = launcher;
     let (reader, mut writer) = stream.into_split();
-    let session = attached.session;
+    let (session, doors) = (attached.session, std::mem::take(&mut attached.doors));
     let end = tokio::select! {
-        end = listen(reader) => Some(end),
+        end = listen(broker, session, doors, reader, &raw) => Some(end),
         () = exited(process) => Some(End::LauncherExited),
         end = pass_on(&mut writer, &mut attached) => end,
     };
     match end {
-        Some(end) => over(broker, session, end).await,
+        Some(end) => {
+            over(broker, session, end).await;
+            // Whoever closed or left does not read it any more.
+            if end == End::Doors {
+                ended(&mut writer, end.to_string()).await;
+            }
+        }
         None => {
             let why = attached.over.borrow().clone().unwrap_or_default();
-            let _ = timeout(SAY_MAX, frame::send(&mut writer, &FromBroker::Ended { why })).await;
+            ended(&mut writer, why).await;
         }
     }
 }
 
-/// What the launcher says ends the session in any case.
-async fn listen(mut reader: OwnedReadHalf) -> End {
-    match frame::receive::<FromLauncher>(&mut reader).await {
-        Ok(FromLauncher::Closed { status }) => End::Closed(status),
-        Ok(FromLauncher::Open(_) | FromLauncher::Doors { .. }) | Err(_) => End::LauncherGone,
+async fn ended(writer: &mut OwnedWriteHalf, why: String) {
+    let _ = timeout(SAY_MAX, frame::send(writer, &FromBroker::Ended { why })).await;
+}
+
+/// What the launcher says adds doors, or ends the session.
+async fn listen(
+    broker: &Broker,
+    session: SessionId,
+    mut doors: Doors,
+    mut reader: OwnedReadHalf,
+    raw: &StdStream,
+) -> End {
+    loop {
+        let Ok((prefix, descriptors)) = prefix(reader.as_ref(), raw).await else { return End::LauncherGone };
+        match frame_after(&mut reader, prefix).await {
+            Ok(FromLauncher::Closed { status }) => return End::Closed(status),
+            Ok(FromLauncher::Doors { doors: kinds }) => {
+                if let Err(refusal) = sessions::extend(broker, session, &mut doors, kinds, descriptors).await
+                {
+                    tracing::warn!(%session, %refusal, "a launcher's doors were not taken");
+                    return End::Doors;
+                }
+            }
+            Ok(FromLauncher::Open(_)) | Err(_) => return End::LauncherGone,
+        }
     }
 }
 
@@ -141,7 +179,7 @@ async fn is_over(over: &mut watch::Receiver<Option<String>>) {
     let _ = over.wait_for(Option::is_some).await;
 }
 
-async fn over(broker: &Broker, session: writ_core::SessionId, end: End) {
+async fn over(broker: &Broker, session: SessionId, end: End) {
     if let Err(fault) = sessions::end(broker, session, end).await {
         tracing::error!(%fault, "the end of a session is not durable yet");
     }
@@ -154,24 +192,30 @@ async fn say(stream: &mut UnixStream, message: FromBroker) -> Result<(), FrameFa
     }
 }
 
-/// The first message, and the descriptors that came with its first byte.
-async fn first(stream: StdStream) -> Result<(UnixStream, FromLauncher, Vec<OwnedFd>), FrameFault> {
-    let raw = stream.try_clone()?;
-    let mut stream = UnixStream::from_std(stream)?;
-    let mut prefix = [0; PREFIX];
-    let (taken, descriptors) =
-        stream.async_io(Interest::READABLE, || receive_with_fds(&raw, &mut prefix, DOORS_MAX)).await?;
-    if taken == 0 {
-        return Err(FrameFault::Closed);
-    }
-    if let Some(rest) = prefix.get_mut(taken..) {
-        stream.read_exact(rest).await?;
-    }
-    let message = frame::receive_body(&mut stream, prefix).await?;
-    Ok((stream, message, descriptors))
+/// The length of a message, as far as it came with its first byte, and the descriptors that came with that.
+async fn prefix(stream: &UnixStream, raw: &StdStream) -> Result<(Prefix, Vec<OwnedFd>), FrameFault> {
+    let mut bytes = [0; PREFIX];
+    let receive = || receive_with_fds(raw, &mut bytes, DOORS_MAX);
+    let (taken, descriptors) = stream.async_io(Interest::READABLE, receive).await?;
+    if taken == 0 { Err(FrameFault::Closed) } else { Ok((Prefix { bytes, taken }, descriptors)) }
 }
 
-/// Whether the first message is one that opens a session.
+struct Prefix {
+    bytes: [u8; PREFIX],
+    taken: usize,
+}
+
+async fn frame_after(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut prefix: Prefix,
+) -> Result<FromLauncher, FrameFault> {
+    if let Some(rest) = prefix.bytes.get_mut(prefix.taken..) {
+        stream.read_exact(rest).await?;
+    }
+    frame::receive_body(stream, prefix.bytes).await
+}
+
+/// Whether the first message is one that opens a session. What its doors are is judged with the session.
 fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, Vec<(Door, OwnedFd)>), Refusal> {
     let invalid =
         |why: &str| Refusal::new(RefusalKind::Invalid, why, "use the `writ` that belongs to this daemon");
@@ -181,31 +225,15 @@ fn judge(first: FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(Open, Vec<(D
             format!("this daemon speaks version {VERSION} of the wire, the caller version {}", ask.version);
         return Err(Refusal::new(RefusalKind::Invalid, why, "run `writ stop`, then try again"));
     }
-    if ask.doors != [Door::Proxy] || descriptors.len() != ask.doors.len() {
-        return Err(invalid("exactly one door must come with the first message"));
-    }
-    if !descriptors.iter().all(is_loopback_listener) {
-        return Err(invalid("the descriptor is not a listening TCP socket on loopback"));
+    if descriptors.len() != ask.doors.len() {
+        return Err(invalid("not as many descriptors came as the message names doors"));
     }
     let doors = ask.doors.iter().cloned().zip(descriptors).collect();
     Ok((ask, doors))
 }
 
-/// Whether it listens, by TCP, on a loopback address, by the kernel's word.
-fn is_loopback_listener(listener: impl AsFd) -> bool {
-    let listener = listener.as_fd();
-    let tcp = matches!(sockopt::socket_domain(listener), Ok(AddressFamily::INET | AddressFamily::INET6))
-        && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
-        && sockopt::socket_protocol(listener) == Ok(Some(ipproto::TCP))
-        && sockopt::socket_acceptconn(listener) == Ok(true);
-    let address = getsockname(listener).ok().and_then(|address| SocketAddr::try_from(address).ok());
-    tcp && address.is_some_and(|address| address.ip().is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-
     use super::*;
 
     #[tokio::test]
@@ -223,17 +251,5 @@ mod tests {
         drop(child.stdin.take());
         exit.await;
         child.wait().unwrap();
-    }
-
-    #[test]
-    fn only_a_listening_tcp_socket_on_loopback_is_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(is_loopback_listener(&listener));
-        let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert!(!is_loopback_listener(&connected));
-        assert!(!is_loopback_listener(TcpListener::bind("0.0.0.0:0").unwrap()));
-        assert!(!is_loopback_listener(UdpSocket::bind("127.0.0.1:0").unwrap()));
-        assert!(!is_loopback_listener(StdStream::pair().unwrap().0));
-        assert!(!is_loopback_listener(std::fs::File::open("/dev/null").unwrap()));
     }
 }

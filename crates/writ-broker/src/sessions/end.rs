@@ -25,6 +25,8 @@ pub(crate) enum End {
     Stopped,
     /// The data plane did not serve it.
     Unserved,
+    /// The launcher brought doors that the session may not have.
+    Doors,
 }
 
 impl End {
@@ -38,6 +40,7 @@ impl End {
             Self::Expired => "expired",
             Self::Stopped => "stopped",
             Self::Unserved => "unserved",
+            Self::Doors => "doors",
         }
     }
 }
@@ -51,6 +54,7 @@ impl fmt::Display for End {
             Self::Expired => "the session's time ran out",
             Self::Stopped => "writ was stopped",
             Self::Unserved => "the proxy could not serve the session",
+            Self::Doors => "the launcher brought a socket that the session may not have",
         })
     }
 }

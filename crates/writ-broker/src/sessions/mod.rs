@@ -6,11 +6,17 @@
 //! ```
 //!
 //! A session is alive in memory or it is over. One that is unknown, one that is over and one that belongs to somebody else get
-//! the same answer. Absent: resuming. A new life of the broker ends what the last one left, and the launcher opens anew.
+//! the same answer. A new life of the broker
+//! ends what the last one left, and a launcher whose program lives on opens anew and says so (resume.rs).
 
+mod answer;
+mod doors;
 mod end;
+mod extend;
 mod open;
+mod prepare;
 mod prompt;
+mod resume;
 
 use std::{
     collections::HashMap,
@@ -21,8 +27,12 @@ use tokio::sync::{mpsc, watch};
 use writ_api::run::FromBroker;
 use writ_core::{Clock, Context, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName};
 
+pub(crate) use doors::Doors;
 pub(crate) use end::{End, end, finish_ending};
-pub(crate) use open::{Peer, open};
+pub(crate) use extend::extend;
+pub(crate) use open::open;
+pub(crate) use prepare::Peer;
+pub(crate) use prompt::hex;
 
 use crate::{deadline::Deadline, fault};
 
@@ -46,6 +56,8 @@ pub(crate) struct Session {
     prompt_sha256: Option<String>,
     deadline: Deadline,
     recipient: RecipientKey,
+    /// The cookie of its network namespace, if it has one of its own.
+    network: Option<u64>,
     facts: Arc<Facts>,
     /// Where the data plane was told that each target is. What has changed since needs a new session.
     routes: HashMap<TargetName, RoutePlan>,
@@ -66,6 +78,8 @@ pub(crate) struct Facts {
 pub(crate) struct Attached {
     pub session: SessionId,
     pub lines: mpsc::Receiver<FromBroker>,
+    /// What may be added.
+    pub doors: Doors,
     /// Why it is over, once it is.
     pub over: watch::Receiver<Option<String>>,
 }
@@ -98,6 +112,16 @@ impl Sessions {
 
     pub(crate) fn count(&self) -> usize {
         self.alive().len()
+    }
+
+    /// Whether a session that is alive has that network namespace for its own.
+    pub(crate) fn has_network(&self, network: u64) -> bool {
+        self.alive().values().any(|session| session.network == Some(network))
+    }
+
+    /// Those below `confined`: their agents can reach what their user can.
+    pub(crate) fn below_confined(&self) -> usize {
+        self.alive().values().filter(|session| session.level < Level::Confined).count()
     }
 
     /// Those whose time is up.

@@ -44,6 +44,24 @@ impl std::fmt::Debug for StoredValue {
     }
 }
 
+/// The bytes of a file as they were before writ rewrote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OriginalRecord {
+    pub path: String,
+    /// Of the file as writ wrote it.
+    pub written_sha256: [u8; 32],
+    pub original_sha256: [u8; 32],
+    /// Ciphertext of the keyring, bound to both names.
+    pub sealed: Vec<u8>,
+    pub kept_at: Timestamp,
+}
+
+impl std::fmt::Debug for OriginalRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OriginalRecord({:?}, {:?})", self.path, self.kept_at)
+    }
+}
+
 /// One run of an agent, with the facts that were known when it began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -57,6 +75,8 @@ pub struct SessionRecord {
     pub pid: i32,
     pub level: Level,
     pub prompt_sha256: Option<String>,
+    /// The session of another life of the broker whose program lives on in this one.
+    pub resumed_from: Option<SessionId>,
     pub opened_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -73,7 +93,8 @@ pub struct LeaseRecord {
     pub workload: SpiffeId,
     pub role: RoleName,
     pub target: TargetName,
-    pub credential: CredentialName,
+    /// `None` where the target takes none: the lease is a scope and a life.
+    pub credential: Option<CredentialName>,
     pub engine: String,
     pub version: u32,
     pub scope: Scope,
@@ -93,6 +114,10 @@ pub enum Change {
     PutCredential(CredentialVersion),
     /// Removes every version; [`StoreFault::Missing`] if there is none.
     RemoveCredential(CredentialName),
+    /// Takes the place of an earlier one of the same path and written hash.
+    PutOriginal(OriginalRecord),
+    /// [`StoreFault::Missing`] if there is none.
+    RemoveOriginal { path: String, written_sha256: [u8; 32] },
     /// [`StoreFault::Conflict`] if there is one of that identifier.
     OpenSession(SessionRecord),
     /// Keeps the first end if there is one already.
@@ -165,6 +190,9 @@ pub trait Store: Send + Sync {
 
     /// The newest version of each, by name.
     fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>>;
+
+    /// By path, of one path the newest first; 1,000 at the most.
+    fn originals(&self) -> BoxFuture<'_, Result<Vec<OriginalRecord>, StoreFault>>;
 
     fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>>;
 

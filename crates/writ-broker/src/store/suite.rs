@@ -11,7 +11,8 @@ use writ_core::{
 };
 
 use super::{
-    Change, CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, Store, StoreFault, StoredValue,
+    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, Store, StoreFault,
+    StoredValue,
 };
 
 /// Runs every check on a store of its own.
@@ -32,6 +33,7 @@ where
     lists_are_bounded(&*make().await).await;
     a_job_is_all_or_nothing(&*make().await).await;
     meta_values_are_replaced(&*make().await).await;
+    originals_are_kept_by_path_and_hash(&*make().await).await;
     callers_do_not_disturb_each_other(make().await).await;
 }
 
@@ -67,6 +69,7 @@ pub(crate) fn session(number: u16) -> SessionRecord {
         pid: 4711,
         level: Level::Advisory,
         prompt_sha256: None,
+        resumed_from: None,
         opened_at: at(1_000),
         expires_at: at(i64::MAX),
         ended_at: None,
@@ -82,7 +85,7 @@ pub(crate) fn lease(number: u16, session: u16) -> LeaseRecord {
         workload: "spiffe://writ.local/dev/claude".parse().unwrap(),
         role: "dev".parse().unwrap(),
         target: "openai".parse().unwrap(),
-        credential: name("openai"),
+        credential: Some(name("openai")),
         engine: "static".to_owned(),
         version: 0,
         scope: Scope { authority: "api.openai.com".parse().unwrap(), grants: Vec::new() },
@@ -176,6 +179,7 @@ async fn sessions_are_kept_as_given(store: &dyn Store) {
     let full = SessionRecord {
         level: Level::Confined,
         prompt_sha256: Some("ab".repeat(32)),
+        resumed_from: Some(SessionId::new(Timestamp::from_millis(7), &[7; 10])),
         pid: i32::MAX,
         opened_at: at(i64::MIN),
         ..session(2)
@@ -308,7 +312,7 @@ async fn no_lease_without_a_living_session(store: &dyn Store) {
 }
 
 async fn leases_are_found_by_filter(store: &dyn Store) {
-    let git = LeaseRecord { credential: name("git"), ..lease(2, 1) };
+    let git = LeaseRecord { credential: Some(name("git")), ..lease(2, 1) };
     let old = LeaseRecord { boot: boot(9), ..lease(3, 2) };
     let revoke = |lease| Change::RevokeLease { lease, at: at(9), end: LeaseEnd::Orphaned };
     let end = |lease| Change::EndLease { lease, at: at(9), revoked: Revoked::UseBlocked };
@@ -401,6 +405,30 @@ async fn meta_values_are_replaced(store: &dyn Store) {
         assert_eq!(store.meta("a'b".to_owned()).await.unwrap(), Some(value));
     }
     assert_eq!(store.meta("A'B".to_owned()).await.unwrap(), None);
+}
+
+async fn originals_are_kept_by_path_and_hash(store: &dyn Store) {
+    let original = |path: &str, written: u8, kept: i64| OriginalRecord {
+        path: path.to_owned(),
+        written_sha256: [written; 32],
+        original_sha256: [9; 32],
+        sealed: vec![written, 0, 255],
+        kept_at: at(kept),
+    };
+    let (a1, a2, b1) = (original("/a/.env", 1, 5), original("/a/.env", 2, 6), original("/b", 1, 7));
+    for row in [&a1, &a2, &b1] {
+        store.apply(vec![Change::PutOriginal(row.clone())]).await.unwrap();
+    }
+    assert_eq!(store.originals().await.unwrap(), [a2.clone(), a1, b1.clone()]);
+    let again = original("/a/.env", 1, 8);
+    store.apply(vec![Change::PutOriginal(again.clone())]).await.unwrap();
+    assert_eq!(store.originals().await.unwrap(), [again, a2, b1.clone()]);
+    for written in [1, 2] {
+        let gone = Change::RemoveOriginal { path: "/a/.env".to_owned(), written_sha256: [written; 32] };
+        assert_eq!(became(store, vec![gone.clone()]).await, Became::Done);
+        assert_eq!(became(store, vec![gone]).await, Became::Missing);
+    }
+    assert_eq!(store.originals().await.unwrap(), [b1]);
 }
 
 /// 64 callers at once, each with jobs of its own and one for which all compete.

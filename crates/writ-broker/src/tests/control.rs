@@ -6,7 +6,7 @@ use tokio::{
 };
 use writ_api::{
     VERSION,
-    control::{Answer, Ask, Value},
+    control::{Answer, Ask, OriginalName, Proof, Value},
     frame,
     seal::{self, Place},
 };
@@ -195,6 +195,100 @@ async fn commands_are_recorded_without_their_values() {
     }
 }
 
+/// Commands that grant or change something.
+fn changes(operator: &Operator) -> Vec<Ask> {
+    let name = || "c".parse().unwrap();
+    vec![
+        operator.set(KEY, "credential c"),
+        Ask::TrustGrant { path: "/no/writ.toml".into(), sha256: "00".repeat(32) },
+        Ask::CredentialRemove { name: name() },
+    ]
+}
+
+#[tokio::test]
+async fn below_confined_changes_need_the_passphrase() {
+    let home = Home::new();
+    home.write(&home.text("passphrase"));
+    let life = home.life_with("passphrase", Engines::default()).await;
+    let mut operator = Operator::new(&life, &home).await;
+    let passphrase = operator.seal("correct horse battery", "unlock");
+    assert_eq!(operator.ask(Ask::Unlock { passphrase }).await, Answer::Done);
+    let proof = async |operator: &mut Operator| match operator.ask(Ask::Status).await {
+        Answer::Status(status) => (status.below_confined, status.proof),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(proof(&mut operator).await, (0, Proof::Nothing));
+    let set = operator.set(KEY, "credential c");
+    assert!(
+        matches!(operator.ask(set).await, Answer::CredentialSet { version: 1, .. }),
+        "no agent, no proof"
+    );
+    let (opened, _attached) = life.open().await;
+    assert_eq!(proof(&mut operator).await, (1, Proof::Passphrase));
+    for ask in changes(&operator) {
+        assert_eq!(operator.refused(ask.clone()).await, Some(RefusalKind::Denied), "{ask:?}");
+    }
+    assert!(matches!(operator.ask(Ask::CredentialList).await, Answer::Credentials { .. }), "looking is free");
+    // A wrong one, and one that was sealed for something else.
+    let wrong = operator.seal("wrong horse battery", "prove");
+    assert_eq!(operator.refused(Ask::Prove { passphrase: wrong }).await, Some(RefusalKind::Denied));
+    let elsewhere = operator.seal("correct horse battery", "unlock");
+    assert_eq!(operator.refused(Ask::Prove { passphrase: elsewhere }).await, Some(RefusalKind::Invalid));
+    let set = operator.set(KEY, "credential c");
+    assert_eq!(operator.refused(set).await, Some(RefusalKind::Denied));
+    // Proof holds for its own connection.
+    let right = operator.seal("correct horse battery", "prove");
+    assert_eq!(operator.ask(Ask::Prove { passphrase: right }).await, Answer::Done);
+    let mut other = Operator::new(&life, &home).await;
+    let set = other.set(KEY, "credential c");
+    assert_eq!(other.refused(set).await, Some(RefusalKind::Denied));
+    let set = operator.set(KEY, "credential c");
+    assert!(matches!(operator.ask(set).await, Answer::CredentialSet { version: 2, .. }));
+    // What ends something is never held up.
+    assert_eq!(other.ask(Ask::SessionRevoke { session: opened.session }).await, Answer::Done);
+    assert_eq!(proof(&mut other).await, (0, Proof::Nothing));
+    let set = other.set(KEY, "credential c");
+    assert!(matches!(other.ask(set).await, Answer::CredentialSet { version: 3, .. }));
+}
+
+#[tokio::test]
+async fn a_key_file_is_no_wall_and_the_status_says_so() {
+    let home = Home::new();
+    let life = home.life().await;
+    let mut operator = Operator::new(&life, &home).await;
+    let (_opened, _attached) = life.open().await;
+    let Answer::Status(status) = operator.ask(Ask::Status).await else { panic!("no status") };
+    assert_eq!((status.below_confined, status.proof), (1, Proof::NoWall));
+    let set = operator.set(KEY, "credential c");
+    assert!(matches!(operator.ask(set).await, Answer::CredentialSet { .. }));
+}
+
+/// Launchers that never say what they want fill their own socket, and no more of it than their part.
+#[tokio::test]
+async fn whoever_says_nothing_keeps_nobody_else_out() {
+    let home = Home::new();
+    let life = home.life().await;
+    let (control, run) = (home.dir.path().join("c.sock"), home.dir.path().join("r.sock"));
+    let (operators, launchers) = (UnixListener::bind(&control).unwrap(), UnixListener::bind(&run).unwrap());
+    let broker = life.broker.clone();
+    tokio::spawn(async move { broker.serve_control(operators).await });
+    let broker = life.broker.clone();
+    tokio::spawn(async move { broker.serve_run(launchers).await });
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(UnixStream::connect(&run).await.unwrap());
+    }
+    until(async || *life.broker.busy.borrow() == 64).await;
+    let mut closed = 0;
+    for stream in &mut silent[64..] {
+        closed += usize::from(frame::receive::<writ_api::run::FromBroker>(stream).await.is_err());
+    }
+    assert_eq!((closed, *life.broker.busy.borrow()), (36, 64));
+    let mut stream = UnixStream::connect(&control).await.unwrap();
+    frame::send(&mut stream, &Ask::Hello { version: VERSION }).await.unwrap();
+    assert!(matches!(frame::receive::<Answer>(&mut stream).await, Ok(Answer::Hello { .. })));
+}
+
 #[tokio::test]
 async fn while_locked_only_status_unlock_and_stop_are_answered() {
     let home = Home::new();
@@ -206,9 +300,17 @@ async fn while_locked_only_status_unlock_and_stop_are_answered() {
     let set = operator.set(KEY, "credential c");
     let name: writ_core::CredentialName = "c".parse().unwrap();
     let lease = writ_core::LeaseId::new(writ_core::Timestamp::from_millis(1), &[1; 10]);
+    let original = OriginalName { path: "/a/.env".into(), written_sha256: "ab".repeat(32) };
+    let sealed = operator.seal(KEY, "compare c");
     for ask in [
         set,
         Ask::CredentialList,
+        Ask::CredentialCompare { name: name.clone(), value: sealed.clone() },
+        Ask::PlaceholderShow { name: name.clone() },
+        Ask::OriginalKeep { name: original.clone(), original_sha256: "ab".repeat(32), content: sealed },
+        Ask::OriginalList,
+        Ask::OriginalOpen { name: original.clone(), recipient: operator.recipient.clone() },
+        Ask::OriginalForget { name: original },
         Ask::CredentialRemove { name },
         Ask::SessionList { ended: true },
         Ask::SessionShow { session: stranger },
@@ -216,6 +318,10 @@ async fn while_locked_only_status_unlock_and_stop_are_answered() {
         Ask::LeaseList { ended: true },
         Ask::LeaseShow { lease },
         Ask::LeaseRevoke { lease },
+        Ask::Seen { since: None },
+        Ask::TrustShow { directory: "/".into() },
+        Ask::TrustGrant { path: "/writ.toml".into(), sha256: "00".repeat(32) },
+        Ask::Prove { passphrase: operator.seal("correct horse battery", "prove") },
     ] {
         let Answer::Refused(refusal) = operator.ask(ask).await else { panic!("answered while locked") };
         assert_eq!((refusal.kind, refusal.next.as_str()), (RefusalKind::Locked, "run `writ unlock`"));

@@ -19,7 +19,7 @@ use writ_api::{
 use writ_audit::{Event, Events, Kind, Verdict};
 use writ_core::{
     AcquireAsk, BoxFuture, Clock, CredentialName, DataPlane, Door, Engine, Granted, LeaseId, Level,
-    OpenFault, Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
+    NamedAddress, OpenFault, Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
 };
 
 use crate::{
@@ -28,8 +28,8 @@ use crate::{
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
-        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, SessionRecord, SqliteStore, Store,
-        StoreFault,
+        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, SessionRecord,
+        SqliteStore, Store, StoreFault,
     },
 };
 
@@ -65,6 +65,10 @@ impl Clock for TestClock {
 pub struct Plane {
     pub recipient: Recipient,
     pub plans: Mutex<Vec<SessionPlan>>,
+    /// What it says about targets with other ports.
+    pub named: Mutex<Vec<NamedAddress>>,
+    /// Kinds of all doors that it was given.
+    pub doors: Mutex<Vec<Door>>,
     pub fails: AtomicBool,
 }
 
@@ -72,22 +76,24 @@ impl DataPlane for Plane {
     fn open(
         &self,
         plan: SessionPlan,
-        _: Vec<(Door, OwnedFd)>,
+        doors: Vec<(Door, OwnedFd)>,
     ) -> BoxFuture<'_, Result<SessionReady, OpenFault>> {
         Box::pin(async move {
             if self.fails.load(Ordering::SeqCst) {
                 return Err(OpenFault("no".into()));
             }
             self.plans.lock().unwrap().push(plan);
+            self.doors.lock().unwrap().extend(doors.into_iter().map(|(door, _)| door));
             Ok(SessionReady {
                 ca_pem: "PEM".into(),
                 recipient: self.recipient.key().clone(),
-                named: Vec::new(),
+                named: self.named.lock().unwrap().clone(),
             })
         })
     }
 
-    fn extend(&self, _: SessionId, _: Vec<(Door, OwnedFd)>) -> BoxFuture<'_, Result<(), OpenFault>> {
+    fn extend(&self, _: SessionId, doors: Vec<(Door, OwnedFd)>) -> BoxFuture<'_, Result<(), OpenFault>> {
+        self.doors.lock().unwrap().extend(doors.into_iter().map(|(door, _)| door));
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -116,6 +122,10 @@ impl Store for Faulty {
 
     fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>> {
         self.sound.credentials()
+    }
+
+    fn originals(&self) -> BoxFuture<'_, Result<Vec<OriginalRecord>, StoreFault>> {
+        self.sound.originals()
     }
 
     fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>> {
@@ -252,6 +262,8 @@ role = "dev"
         let plane = Arc::new(Plane {
             recipient: Recipient::generate().unwrap(),
             plans: Mutex::default(),
+            named: Mutex::default(),
+            doors: Mutex::default(),
             fails: AtomicBool::new(false),
         });
         broker.set_data_plane(plane.clone());
@@ -297,7 +309,7 @@ impl Life {
     /// What the data plane would put on the wire.
     pub fn opened(&self, session: SessionId, granted: &Granted) -> Option<String> {
         let place = Place::Lease { session, lease: granted.lease };
-        let secret = self.plane.recipient.open(&granted.sealed, &place).ok()?;
+        let secret = self.plane.recipient.open(granted.sealed.as_ref()?, &place).ok()?;
         Some(String::from_utf8(secret.expose().to_vec()).unwrap())
     }
 }

@@ -312,6 +312,50 @@ async fn a_changed_address_suspends_the_credential_until_it_is_set_again() {
 }
 
 #[tokio::test]
+async fn a_changed_host_suspends_the_credential_until_it_is_set_again() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let elsewhere = "host = \"elsewhere.example\"";
+    home.write(&home.text("key-file").replace("host = \"t.example\"", elsewhere));
+    let (opened, _attached) = life.open().await;
+    let refusal = life.acquire(opened.session, "t").await.unwrap_err();
+    assert_eq!((refusal.kind, refusal.next.contains("writ credential set c")), (RefusalKind::Denied, true));
+    life.set("c", KEY).await.unwrap();
+    assert!(life.acquire(opened.session, "t").await.is_ok());
+    // Another port, and another credential in the same place.
+    for (line, by) in
+        [(elsewhere, "host = \"elsewhere.example:8443\""), ("credential = \"c\"", "credential = \"other\"")]
+    {
+        life.set("other", KEY).await.unwrap();
+        let text = home.text("key-file").replace("host = \"t.example\"", elsewhere);
+        home.write(&text.replace(line, by));
+        let (opened, _attached) = life.open().await;
+        assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::Denied, "{by}");
+    }
+}
+
+/// Where nobody set the credential since the target is there, its first use counts.
+#[tokio::test]
+async fn the_first_host_of_a_target_counts_as_confirmed() {
+    let home = Home::new();
+    let (text, late) = (home.text("key-file"), "name = \"late\"\nhost = \"late.example\"");
+    let target = format!(
+        "[[target]]\n{late}\ninject = {{ kind = \"bearer\" }}\ncredential = \"c\"\n[[role]]\nname = \"dev\""
+    );
+    let text = text.replacen("[[role]]\nname = \"dev\"", &target, 1);
+    let text = text.replacen("grants = [", "grants = [{ target = \"late\" }, ", 1);
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    home.write(&text);
+    let (opened, _attached) = life.open().await;
+    assert!(life.acquire(opened.session, "late").await.is_ok());
+    home.write(&text.replace("late.example", "later.example"));
+    let (opened, _attached) = life.open().await;
+    assert_eq!(life.acquire(opened.session, "late").await.unwrap_err().kind, RefusalKind::Denied);
+}
+
+#[tokio::test]
 async fn a_target_that_moved_since_the_session_began_needs_a_new_session() {
     let home = Home::new();
     let life = home.life().await;
@@ -408,4 +452,33 @@ async fn the_value_is_in_no_file() {
         }
     }
     assert!(files >= 4, "the store, the log, its checkpoints and the key file were looked at");
+}
+
+#[tokio::test]
+async fn a_target_without_a_credential_has_a_lease_and_no_secret() {
+    let home = Home::new();
+    let free = "[[target]]\nname = \"free\"\nhost = \"free.example\"\n[[role]]\nname = \"dev\"";
+    let text = home.text("key-file").replacen("[[role]]\nname = \"dev\"", free, 1);
+    home.write(&text.replacen("grants = [", "grants = [{ target = \"free\", methods = [\"GET\"] }, ", 1));
+    let life = home.life().await;
+    let (opened, _attached) = life.open().await;
+    let route = life.plane.plans.lock().unwrap()[0].routes[0].clone();
+    assert_eq!((route.target.as_str(), route.credential, route.injections.len()), ("free", None, 0));
+    let granted = life.acquire(opened.session, "free").await.unwrap();
+    assert_eq!((&granted.credential, &granted.sealed), (&None, &None));
+    assert_eq!(
+        (granted.credential_type.as_str(), granted.scope.grants[0].methods[0].as_str()),
+        ("none", "GET")
+    );
+    let known = async || life.broker.store.lease(granted.lease).await.unwrap().unwrap();
+    assert_eq!((known().await.state, known().await.credential), (LeaseState::Active, None));
+    leases::end(&life.broker, LeaseEnd::Revoked, |lease, _| *lease == granted.lease).await.unwrap();
+    until(async || known().await.state == LeaseState::Ended).await;
+    assert_eq!(known().await.revoked, Some(Revoked::Gone), "nothing lives on");
+    let refusal = life.acquire(opened.session, "free").await.unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::LeaseRevoked);
+    assert_eq!(
+        home.log(&life, writ_audit::Kind::Acquire).await,
+        ["acquire ok", "acquire refused lease-revoked"]
+    );
 }

@@ -2,7 +2,11 @@
 
 mod brokerage;
 mod control;
+mod doors;
 mod harness;
 mod leases;
+mod originals;
 mod recovery;
 mod run;
+mod seen;
+mod trust;

@@ -1,10 +1,25 @@
 //! What a broker that was killed leaves behind is ended by the next.
 
-use writ_audit::Kind;
-use writ_core::{LeaseEnd, LeaseState, RefusalKind, Revoked};
+use std::time::Duration;
 
-use super::harness::{Home, KEY, until};
-use crate::store::LeaseFilter;
+use writ_api::run::Open;
+use writ_audit::{Events, Kind};
+use writ_core::{LeaseEnd, LeaseState, Level, RefusalKind, Revoked, SessionId, Ttl};
+
+use super::harness::{Home, KEY, Life, ask_open, until};
+use crate::{
+    sessions::{self, End},
+    store::LeaseFilter,
+};
+
+/// As a kill would: nothing is ended and the log is not closed, only let go of.
+async fn kill(life: Life) {
+    life.broker.stopping.send_replace(true);
+    let log = life.broker.unlocked().unwrap().log.clone();
+    log.flush().await.unwrap();
+    tokio::task::spawn_blocking(move || log.close()).await.unwrap().unwrap();
+    until(async || std::sync::Arc::strong_count(&life.broker) == 1).await;
+}
 
 #[tokio::test]
 async fn a_new_life_ends_everything_that_the_last_one_owned() {
@@ -14,12 +29,7 @@ async fn a_new_life_ends_everything_that_the_last_one_owned() {
         life.set("c", KEY).await.unwrap();
         let (opened, _attached) = life.open().await;
         let granted = life.acquire(opened.session, "t").await.unwrap();
-        // As a kill would: nothing is ended and the log is not closed, only let go of.
-        life.broker.stopping.send_replace(true);
-        let log = life.broker.unlocked().unwrap().log.clone();
-        log.flush().await.unwrap();
-        tokio::task::spawn_blocking(move || log.close()).await.unwrap().unwrap();
-        until(async || std::sync::Arc::strong_count(&life.broker) == 1).await;
+        kill(life).await;
         (opened.session, granted.lease)
     };
     let life = home.life().await;
@@ -54,4 +64,72 @@ async fn a_stop_ends_every_session_and_settles_its_leases() {
     assert_eq!(lease.end, Some(LeaseEnd::SessionEnded));
     assert!(life.acquire(opened.session, "t").await.is_err());
     assert!(life.open_as(&super::harness::ask_open()).await.is_err());
+}
+
+fn resuming(session: SessionId) -> Open {
+    Open { resumed_from: Some(session), ..ask_open() }
+}
+
+#[tokio::test]
+async fn a_session_goes_on_in_the_next_life_and_gets_no_more_time() {
+    let home = Home::new();
+    let life = home.life().await;
+    life.set("c", KEY).await.unwrap();
+    let short = Open { ttl: Some(Ttl::from_secs(600).unwrap()), ..ask_open() };
+    let (first, _attached) = life.open_as(&short).await.unwrap();
+    kill(life).await;
+    home.clock.pass(Duration::from_secs(60));
+    let life = home.life().await;
+    let (second, _attached) = life.open_as(&resuming(first.session)).await.unwrap();
+    assert_eq!(second.expires_at, first.expires_at);
+    let record = life.broker.store.session(second.session).await.unwrap().unwrap();
+    assert_eq!(record.resumed_from, Some(first.session));
+    assert!(life.acquire(second.session, "t").await.is_ok());
+    life.broker.unlocked().unwrap().log.flush().await.unwrap();
+    let events: Vec<_> = Events::read(&home.audit()).unwrap().map(Result::unwrap).collect();
+    let open = events.iter().rfind(|event| event.kind == Kind::Session && event.action == "open").unwrap();
+    let scope = format!("resumed_from {}", first.session);
+    assert_eq!(
+        (open.session_id.clone(), open.resource.scope.clone()),
+        (Some(second.session.to_string()), Some(scope))
+    );
+    // And on into a third life, but not past the end that the first had.
+    kill(life).await;
+    home.clock.pass(Duration::from_secs(600));
+    let life = home.life().await;
+    let refusal = life.open_as(&resuming(second.session)).await.err().unwrap();
+    assert_eq!(refusal.kind, RefusalKind::SessionEnded);
+}
+
+#[tokio::test]
+async fn what_is_not_ones_own_or_was_ended_on_purpose_does_not_go_on() {
+    let home = Home::new();
+    let life = home.life().await;
+    let (of_this_life, _attached) = life.open().await;
+    let refused = async |life: &Life, ask: Open| life.open_as(&ask).await.err().map(|refusal| refusal.kind);
+    assert_eq!(
+        refused(&life, resuming(of_this_life.session)).await,
+        Some(RefusalKind::Invalid),
+        "it is alive"
+    );
+    let (revoked, _attached) = life.open().await;
+    sessions::end(&life.broker, revoked.session, End::Revoked).await.unwrap();
+    let (orphan, _attached) = life.open().await;
+    kill(life).await;
+    let life = home.life().await;
+    assert_eq!(refused(&life, resuming(revoked.session)).await, Some(RefusalKind::Invalid), "revoked");
+    let unknown = SessionId::new(writ_core::Timestamp::from_millis(1), &[1; 10]);
+    assert_eq!(refused(&life, resuming(unknown)).await, Some(RefusalKind::Invalid), "unknown");
+    let level = Open { level: Level::Restricted, ..resuming(orphan.session) };
+    assert_eq!(refused(&life, level).await, Some(RefusalKind::Invalid), "another level");
+    home.write(&home.text("key-file").replace("writ.local/dev/me", "writ.local/dev/other"));
+    assert_eq!(
+        refused(&life, resuming(orphan.session)).await,
+        Some(RefusalKind::Invalid),
+        "another workload"
+    );
+    home.write(&home.text("key-file"));
+    let (again, _attached) = life.open_as(&resuming(orphan.session)).await.unwrap();
+    // In the same life it belongs to the life before no more.
+    assert_eq!(refused(&life, resuming(again.session)).await, Some(RefusalKind::Invalid));
 }

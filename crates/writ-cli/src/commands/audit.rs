@@ -87,7 +87,10 @@ fn verdict(text: &str) -> Result<Verdict, Fault> {
 }
 
 /// An instant, or how long ago.
-fn instant(text: &str) -> Result<Timestamp, Fault> {
+///
+/// # Errors
+/// Where it is neither.
+pub fn instant(text: &str) -> Result<Timestamp, Fault> {
     if let Ok(ttl) = text.parse::<Ttl>() {
         let ago = SignedDuration::try_from(ttl.duration()).unwrap_or(SignedDuration::MAX);
         return Ok(Timestamp::now().saturating_sub(ago).unwrap_or(Timestamp::MIN));

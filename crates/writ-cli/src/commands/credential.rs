@@ -12,7 +12,7 @@ use writ_api::{
 };
 use writ_core::{CredentialName, Secret};
 
-use super::when;
+use super::{proof, when};
 use crate::{
     args,
     client::Control,
@@ -40,6 +40,7 @@ fn set(
     from: Option<String>,
 ) -> Result<(), Fault> {
     let mut control = Control::connect(paths)?;
+    proof::give(&mut control)?;
     let value = match from {
         Some(reference) => Value::Reference { reference },
         None => sealed(&control, &name, read_value(&name, file)?)?,
@@ -124,7 +125,9 @@ fn list(paths: &Paths, output: Output) -> Result<(), Fault> {
 }
 
 fn remove(paths: &Paths, output: Output, name: CredentialName) -> Result<(), Fault> {
-    Control::connect(paths)?.ask(&Ask::CredentialRemove { name: name.clone() })?;
+    let mut control = Control::connect(paths)?;
+    proof::give(&mut control)?;
+    control.ask(&Ask::CredentialRemove { name: name.clone() })?;
     output.say(&format!("{name} is removed here; at its service the key lives on until you revoke it there"));
     Ok(())
 }

@@ -25,7 +25,7 @@ pub fn unlock(paths: &Paths, output: Output) -> Result<(), Fault> {
     Ok(())
 }
 
-fn read_passphrase(prompt: &str) -> Result<Secret, Fault> {
+pub(super) fn read_passphrase(prompt: &str) -> Result<Secret, Fault> {
     use std::io::{BufRead, IsTerminal};
     let failed = |error: std::io::Error| {
         Fault::new(format!("the passphrase: {error}"), "type it at a terminal, or pipe it in")

@@ -3,12 +3,14 @@
 //! Every check is one function that looks and changes nothing, but for one: where there is a store, the daemon is started, since
 //! only a start tells whether seal, store and log can be opened. Status 1 when one fails; a warning does not.
 
-use std::{env, process::ExitCode};
+mod keys;
+mod level;
+
+use std::process::ExitCode;
 
 use serde::Serialize;
 use writ_api::control::{Answer, Ask};
 use writ_broker::config::{Config, ConfigFault};
-use writ_core::{PRESETS, Placeholder};
 
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
 
@@ -45,8 +47,10 @@ pub fn run(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
     let mut checks = vec![directories(paths), file_system(paths), configuration(paths)];
     checks.extend(daemon(paths));
     checks.push(certificates());
-    checks.extend(environment());
-    checks.push(level());
+    checks.extend(keys::environment());
+    checks.extend(keys::work_tree());
+    checks.extend(keys::left_behind());
+    checks.extend(level::check(paths));
     output.result(&checks, || checks.iter().map(line).collect::<Vec<_>>().join("\n"));
     let bad = checks.iter().any(|check| check.finding == Finding::Bad);
     Ok(ExitCode::from(u8::from(bad)))
@@ -136,27 +140,4 @@ fn certificates() -> Check {
             "install the package ca-certificates",
         ),
     }
-}
-
-/// Keys that programs would find without `writ run`.
-fn environment() -> Vec<Check> {
-    let names = PRESETS.iter().flat_map(|preset| preset.env).collect::<std::collections::BTreeSet<_>>();
-    let held = |name: &&str| {
-        env::var(name).is_ok_and(|value| value.len() >= 8 && !value.contains(Placeholder::MARK))
-    };
-    let held = names.into_iter().copied().filter(held);
-    held.map(|name| {
-        Check::warning(
-            format!("{name} holds a key in this very environment"),
-            "writ init, then remove it from your shell's start-up files",
-        )
-    })
-    .collect()
-}
-
-fn level() -> Check {
-    Check::warning(
-        "programs run at the level advisory: placeholders, a proxy and certificates, no confinement. They run as you, and could read writ's state",
-        "run agents that you do not trust as another user; confinement is not in this release",
-    )
 }

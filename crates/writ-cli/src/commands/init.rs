@@ -1,94 +1,100 @@
-//! `writ init`: from keys in the environment to sealed credentials, after asking.
+//! `writ init`: from keys in the environment and in env files to sealed credentials, after asking.
 //!
-//! It writes roles, targets and registration entries as well, since a credential alone grants nothing. An existing
-//! configuration is never touched.
+//! ```text
+//!   find.rs     keys in the environment and in the work tree's env files, each with the credential that it would become
+//!   choose.rs   one question a key
+//!   text.rs     the configuration, where there is none yet
+//!   rewrite.rs  env files: the original sealed first, then placeholders in the keys' place
+//!   report.rs   what else holds keys on this machine, and what to rotate
+//! ```
+//!
+//! It writes roles, targets and registration entries as well, since a credential alone grants nothing. An existing configuration
+//! is never touched: then the keys of its credentials are taken out of the env files, and others are named.
 
+mod choose;
+mod find;
+mod report;
+mod rewrite;
 mod text;
 
 use std::{
-    env, fs,
-    io::{self, BufRead, IsTerminal, Write},
+    fs,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
 
-use writ_api::control::Ask;
-use writ_core::{PRESETS, Placeholder, Preset, Secret};
+use writ_api::control::{Answer, Ask};
 
-use super::credential;
+use super::{ask::Questions, credential, proof};
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
+use choose::Chosen;
+pub use find::shown;
+use find::{Found, Service};
 
-/// A key that was found, and the services that take it.
-struct Found {
-    /// The credential's name.
-    name: &'static str,
-    variable: &'static str,
-    value: Secret,
-    presets: Vec<&'static Preset>,
-}
+/// Where init tells the way out when there is nobody to ask.
+const YES: &str = "writ init --yes takes every key over";
 
 pub fn run(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
-    if paths.config.exists() {
-        let what = format!("{} exists already", paths.config.display());
-        return Err(Fault::new(what, "edit it, and store keys with: writ credential set NAME"));
+    if paths.config.exists() { again(paths, output, yes) } else { first(paths, output, yes) }
+}
+
+/// With no configuration yet.
+fn first(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
+    let questions = Questions::new(output, yes, YES)?;
+    let found = Found::with_environment(find::known_services())?;
+    let chosen = choose::first(output, &questions, &found)?;
+    if chosen.is_empty() {
+        output.say("no key of a known service was taken over; the configuration has examples to fill in");
     }
-    let ask = Questions { output, yes, terminal: io::stdin().is_terminal() };
-    if !yes && !ask.terminal {
-        return Err(Fault::new("there is no terminal to ask on", "writ init --yes takes every key over"));
-    }
-    let taken = choose(output, &ask)?;
     output
         .say("this release runs programs at the level advisory: they run as you and could read a key file.");
-    let accept = ask.question("Accept that for sessions on this machine (accept_below_confined)?")?;
-    write_new(&paths.config, &text::configuration(&taken, accept))?;
+    let accept = questions.question("Accept that for sessions on this machine (accept_below_confined)?")?;
+    let services: Vec<&Service> =
+        chosen.iter().filter_map(|one| found.keys.get(one.key)).map(|key| &key.service).collect();
+    write_new(&paths.config, &text::configuration(&services, accept))?;
     output.say(&format!("wrote {}", paths.config.display()));
-    store(paths, output, taken)?;
-    output.say(
-        "next: remove the keys from your shell's start-up files, open a new shell, and: writ run -- CMD",
-    );
+    let mut control = Control::connect(paths)?;
+    finish(&mut control, output, &found, &chosen)
+}
+
+/// With a configuration that a person may have edited.
+fn again(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
+    let exists = |rest: &str| {
+        let what = format!("{} exists already{rest}", paths.config.display());
+        Fault::new(what, "edit it, and store keys with: writ credential set NAME")
+    };
+    // Before a daemon is started: most work trees hold no key at all.
+    if !Found::in_files(find::known_services())?.may_hold_keys() {
+        return Err(exists(", and no env file here holds a key"));
+    }
+    let questions = Questions::new(output, yes, YES)?;
+    let mut control = Control::connect(paths)?;
+    let Answer::Credentials { credentials } = control.ask(&Ask::CredentialList)? else {
+        return Err(Fault::new("the daemon answered another question", "writ stop"));
+    };
+    let found = Found::in_files(find::configured_services(&credentials))?;
+    let chosen = choose::again(output, &questions, &mut control, &found, &credentials)?;
+    finish(&mut control, output, &found, &chosen)
+}
+
+/// Seals what was chosen, puts placeholders into the files, and says what is left to do.
+fn finish(control: &mut Control, output: Output, found: &Found, chosen: &[Chosen]) -> Result<(), Fault> {
+    proof::give(control)?;
+    for one in chosen.iter().filter(|one| one.seal) {
+        let Some(key) = found.keys.get(one.key) else { continue };
+        let name = key.service.name.clone();
+        let value = credential::sealed(control, &name, key.secret())?;
+        control.ask(&Ask::CredentialSet { name: name.clone(), value })?;
+        output.say(&format!(
+            "{name} is sealed; programs under writ run see a placeholder in {}",
+            key.seen_in()
+        ));
+    }
+    let rewritten = rewrite::files(control, output, found, chosen)?;
+    let report = report::Report::new(found, chosen, rewritten);
+    output.result(&report, || report.text());
     Ok(())
-}
-
-/// Every variable of a known service that holds a key, and that the person wants to be taken over.
-fn choose(output: Output, ask: &Questions) -> Result<Vec<Found>, Fault> {
-    let mut taken: Vec<Found> = Vec::new();
-    for preset in PRESETS {
-        if let Some(known) = taken.iter_mut().find(|found| preset.env.contains(&found.variable)) {
-            known.presets.push(preset);
-            continue;
-        }
-        let held = preset
-            .env
-            .iter()
-            .find_map(|name| Some((*name, env::var(name).ok().filter(|value| is_key(value))?)));
-        let Some((variable, value)) = held else { continue };
-        let shown: String = value.chars().take(4).collect();
-        let question =
-            format!("Seal {variable} ({shown}…, {} characters) as credential {}?", value.len(), preset.name);
-        for other in preset.env.iter().filter(|name| **name != variable) {
-            if env::var(other).is_ok_and(|second| is_key(&second) && second != value) {
-                output.say(&format!("{other} holds another value, which is not sealed; programs will see {variable}'s placeholder there"));
-            }
-        }
-        if ask.question(&question)? {
-            taken.push(Found {
-                name: preset.name,
-                variable,
-                value: Secret::new(value.into_bytes()),
-                presets: vec![preset],
-            });
-        }
-    }
-    if taken.is_empty() {
-        output.say(
-            "no key of a known service is in the environment; the configuration has examples to fill in",
-        );
-    }
-    Ok(taken)
-}
-
-fn is_key(value: &str) -> bool {
-    value.len() >= 8 && !value.contains(Placeholder::MARK)
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Fault> {
@@ -101,39 +107,4 @@ fn write_new(path: &Path, text: &str) -> Result<(), Fault> {
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
-}
-
-fn store(paths: &Paths, output: Output, taken: Vec<Found>) -> Result<(), Fault> {
-    let mut control = Control::connect(paths)?;
-    for found in taken {
-        let name =
-            found.name.parse().map_err(|error: writ_core::NameError| Fault::new(error.to_string(), ""))?;
-        let value = credential::sealed(&control, &name, found.value)?;
-        control.ask(&Ask::CredentialSet { name, value })?;
-        output.say(&format!(
-            "{} is sealed; programs under writ run see a placeholder in {}",
-            found.name, found.variable
-        ));
-    }
-    Ok(())
-}
-
-/// How questions are answered.
-struct Questions {
-    output: Output,
-    yes: bool,
-    terminal: bool,
-}
-
-impl Questions {
-    fn question(&self, text: &str) -> Result<bool, Fault> {
-        if self.yes || !self.terminal {
-            return Ok(self.yes);
-        }
-        let failed = |error: io::Error| Fault::new(error.to_string(), "");
-        self.output.prompt(text);
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
 }

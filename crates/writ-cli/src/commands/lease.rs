@@ -43,7 +43,10 @@ pub fn table<'a>(leases: impl Iterator<Item = &'a LeaseRow>) -> String {
             row.lease.to_string(),
             row.session.to_string(),
             row.target.to_string(),
-            format!("{} v{}", row.credential, row.version),
+            match &row.credential {
+                Some(credential) => format!("{credential} v{}", row.version),
+                None => "none".to_owned(),
+            },
             row.scope.to_string(),
             when(row.issued_at),
             when(row.expires_at),

@@ -1,12 +1,17 @@
 //! One file a command. Each parses nothing and prints only through [`Output`](crate::output::Output).
 
+pub mod ask;
 pub mod audit;
 pub mod credential;
 pub mod daemon_control;
 pub mod doctor;
 pub mod init;
 pub mod lease;
+pub mod proof;
+pub mod restore;
+pub mod seen;
 pub mod session;
+pub mod trust;
 
 use jiff::Timestamp as Instant;
 use writ_core::Timestamp;

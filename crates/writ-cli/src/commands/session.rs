@@ -1,7 +1,11 @@
 //! `writ session`: who runs, since when, with which leases.
 
-use writ_api::control::{Answer, Ask, LeaseRow, SessionRow};
-use writ_core::SessionId;
+use writ_api::{
+    control::{Answer, Ask, LeaseRow, SessionRow},
+    frame,
+    run::FromBroker,
+};
+use writ_core::{Level, SessionId};
 
 use super::{lease, when};
 use crate::{
@@ -19,7 +23,7 @@ pub fn run(paths: &Paths, output: Output, command: args::Session) -> Result<(), 
         args::Session::Show { id } => show(paths, output, id),
         args::Session::Revoke { id } => revoke(paths, output, id),
         args::Session::Open { role, ttl, listen } => {
-            open(paths, output, &run::Request::by_hand(role, ttl, listen)?)
+            open(paths, output, &run::Request::by_hand(role, ttl)?, &run::PasswordDoor::listen(listen)?)
         }
     }
 }
@@ -87,32 +91,43 @@ fn revoke(paths: &Paths, output: Output, session: SessionId) -> Result<(), Fault
     Ok(())
 }
 
-/// Opens a session, prints how to use it, and keeps it until stdin ends or the session does.
-fn open(paths: &Paths, output: Output, request: &run::Request) -> Result<(), Fault> {
-    let mut session = run::Session::open(paths, request)?;
+/// Opens a session, prints how to use it, and keeps it until it is over or this command is ended.
+fn open(
+    paths: &Paths,
+    output: Output,
+    request: &run::Request,
+    door: &run::PasswordDoor,
+) -> Result<(), Fault> {
+    let mut session = request.behind(paths, Level::Advisory, door)?;
     let bundle = paths.run.join(format!("ca-{}.pem", session.opened.session));
     std::fs::write(&bundle, &session.opened.ca_pem)
         .map_err(|error| Fault::new(format!("{}: {error}", bundle.display()), ""))?;
     let shown = serde_json::json!({
-        "session": session.opened.session, "proxy": format!("http://{}", session.address), "user": "writ",
-        "password": session.password, "ca": bundle, "pid": std::process::id(), "variables": session.opened.variables,
+        "session": session.opened.session, "proxy": format!("http://{}", door.address), "user": "writ",
+        "password": door.password(), "ca": bundle, "pid": std::process::id(), "variables": session.opened.variables,
         "daemon": Control::connect(paths)?.ask(&Ask::Status).ok().and_then(|answer| match answer { Answer::Status(status) => Some(status.pid), _ => None }),
     });
     output.result(&shown, || {
-        let mut text = format!("HTTPS_PROXY={}\nSSL_CERT_FILE={}\n", session.proxy_url(), bundle.display());
+        let mut text = format!("HTTPS_PROXY={}\nSSL_CERT_FILE={}\n", door.url(), bundle.display());
         for variable in &session.opened.variables {
             text.push_str(&format!("{}={}\n", variable.name, variable.placeholder));
         }
         text
     });
     output.say("the session lasts as long as this command");
-    let end = writ_api::frame::read::<writ_api::run::FromBroker>(&mut session.stream);
+    let end = listen(&mut session, output);
     let _ = std::fs::remove_file(&bundle);
-    match end {
-        Ok(writ_api::run::FromBroker::Ended { why }) => {
-            Err(Fault::new(format!("the session is over: {why}"), ""))
+    Err(end)
+}
+
+/// What the daemon says, to the session's end.
+fn listen(session: &mut run::Session, output: Output) -> Fault {
+    loop {
+        match frame::read(&mut session.stream) {
+            Ok(FromBroker::Said { text }) => output.say(&text),
+            Ok(FromBroker::Ended { why }) => return Fault::new(format!("the session is over: {why}"), ""),
+            Ok(_) => {}
+            Err(fault) => return fault.into(),
         }
-        Ok(_) => Ok(()),
-        Err(fault) => Err(fault.into()),
     }
 }

@@ -1,168 +1,72 @@
 //! `writ run`: the launcher.
 //!
 //! ```text
-//!   resolve the program ─► listen on loopback ─► open the session ─► write the CA bundle ─► plan the environment
-//!     ─► start the program ─► wait: its end, the session's end, signals ─► close the session, pass its status on
+//!   resolve the program ─► the highest level that works here:
+//!     confined     namespaces and doors ─► open the session on them ─► the view, the environment ─► start
+//!     restricted   a door on loopback, a session behind a password ─► Landlock, seccomp, the judge of connects ─► start
+//!     advisory     a door on loopback, a session behind a password ─► start
+//!   ─► supervise: its end, the session's end, signals, the terminal ─► close the session, end as it ended
 //! ```
 //!
-//! It holds no key and runs no asynchronous runtime: one thread that polls. In this release the level is `advisory`: variables
-//! and certificate bundles. Absent: confinement, which will be stages before the program.
+//! It holds no key and runs no asynchronous runtime. What stands around the program is made by `writ-run`; here is the conversation
+//! with the broker, and what is said to the person.
 
+mod advisory;
+#[cfg(target_os = "linux")]
+mod agents;
 mod bundle;
+#[cfg(target_os = "linux")]
+mod confined;
 mod environment;
+mod launch;
 mod program;
+#[cfg(target_os = "linux")]
+mod restricted;
+mod session;
+mod show;
 mod supervise;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
-    },
-    process::ExitCode,
-};
+use std::process::{ExitCode, ExitStatus};
 
-use aws_lc_rs::{digest, rand};
-use writ_api::{
-    VERSION, frame,
-    run::{FromBroker, FromLauncher, Open, Opened},
-};
-use writ_core::{Door, Level, RoleName, Ttl};
+use writ_run::{Publish, Published, publish::Relays};
 
-use crate::{args, client, fault::Fault, output::Output, paths::Paths};
+use crate::{args, fault::Fault, output::Output, paths::Paths};
 pub use bundle::system_bundle;
+use launch::{Launch, Started};
 use program::Program;
-
-/// What this release can do.
-const LEVEL: Level = Level::Advisory;
+pub use session::{PasswordDoor, Request, Session};
+use supervise::Supervisor;
 
 /// Runs a program in a session of its own, and ends as it ended.
 pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, Fault> {
-    if args.require.is_some_and(|required| required > LEVEL) {
-        return Err(Fault::new(
-            "this release runs programs at the level advisory only",
-            "leave --require out, or name advisory",
-        ));
-    }
     let program = Program::resolve(&args.program)?;
-    let session = Session::open(paths, &Request::for_program(&program, args))?;
-    warn(output, &session.opened);
-    let bundle = bundle::write(paths, &session.opened)?;
-    let variables = environment::plan(std::env::vars_os(), &session.opened, &session.proxy_url(), &bundle);
-    let status = supervise::run(&program, variables, &session.stream, output);
-    bundle.remove();
-    Ok(supervise::pass_on(status?))
+    let launch = Launch::new(paths, output, args, &program)?;
+    let Some(started) = launch.start()? else { return Ok(ExitCode::SUCCESS) }; // at the highest level that works here
+    let status = supervise(launch, started)?;
+    Ok(supervise::pass_on(status))
 }
 
-fn warn(output: Output, opened: &Opened) {
-    output.say(&format!(
-        "session {} as {} with role {} (advisory)",
-        opened.session, opened.workload, opened.role
-    ));
-    output.say("advisory: the program runs as you, unconfined. It could read writ's state and your files,");
-    output.say("and reach hosts around the proxy. Its environment holds placeholders only.");
-    for name in &opened.withhold {
-        output.say(&format!("{name} is withheld: writ has no credential for it (writ init takes it over)"));
-    }
-    for (name, _) in std::env::vars().filter(|(_, value)| writ_core::looks_like_key(value)) {
-        let replaced = opened.variables.iter().any(|variable| variable.name == name);
-        if !replaced && !opened.withhold.contains(&name) {
-            output.say(&format!("{name} is withheld: its value looks like a real key"));
-        }
-    }
+fn supervise(launch: Launch<'_>, started: Started) -> Result<ExitStatus, Fault> {
+    let published = published(&launch, &started)?;
+    let Started { agent, session, keep, .. } = started;
+    let Launch { terminal, job, signals, output, .. } = launch;
+    let on_daemon_gone = &mut || None;
+    let stream = session.stream;
+    let supervisor = Supervisor { agent, terminal, job, signals, stream, published, output, on_daemon_gone };
+    let status = supervisor.run();
+    keep.remove();
+    status
 }
 
-/// What a session is opened with.
-pub struct Request {
-    pub open: Open,
-    pub listen: SocketAddr,
-}
-
-impl Request {
-    fn for_program(program: &Program, args: &args::Run) -> Self {
-        Self::new(program, args.role.clone(), args.ttl, false, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-    }
-
-    pub fn by_hand(role: Option<RoleName>, ttl: Option<Ttl>, listen: SocketAddr) -> Result<Self, Fault> {
-        Ok(Self::new(&Program::ourselves()?, role, ttl, true, listen))
-    }
-
-    fn new(
-        program: &Program,
-        role: Option<RoleName>,
-        ttl: Option<Ttl>,
-        by_hand: bool,
-        listen: SocketAddr,
-    ) -> Self {
-        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
-        let open = Open {
-            version: VERSION,
-            role,
-            ttl,
-            program: program.executable.clone(),
-            script: program.script.clone(),
-            level: LEVEL,
-            doors: vec![Door::Proxy],
-            password_sha256: None,
-            resumed_from: None,
-            variables,
-            by_hand,
-        };
-        Self { open, listen }
-    }
-}
-
-/// An open session, from the launcher's side. Dropping the stream ends it.
-pub struct Session {
-    pub stream: UnixStream,
-    pub opened: Opened,
-    pub password: String,
-    pub address: SocketAddr,
-}
-
-impl Session {
-    /// Listens, and asks the broker for a session on that listener.
-    pub fn open(paths: &Paths, request: &Request) -> Result<Self, Fault> {
-        let listening = |error: std::io::Error| {
-            Fault::new(format!("{}: {error}", request.listen), "name a free loopback address")
-        };
-        let listener = TcpListener::bind(request.listen).map_err(listening)?;
-        let address = listener.local_addr().map_err(listening)?;
-        let password = password()?;
-        let mut open = request.open.clone();
-        open.password_sha256 = Some(hex(digest::digest(&digest::SHA256, password.as_bytes()).as_ref()));
-        let mut stream = client::connect(paths, &paths.run_socket())?;
-        send_open(&mut stream, open, listener.as_fd())?;
-        drop(listener);
-        match frame::read(&mut stream)? {
-            FromBroker::Opened(opened) => Ok(Self { stream, opened, password, address }),
-            FromBroker::Refused(refusal) => Err(refusal.into()),
-            _ => Err(Fault::new("the daemon answered another question", "run: writ stop")),
-        }
-    }
-
-    /// Where the program sends its requests, with the session's password.
-    pub fn proxy_url(&self) -> String {
-        format!("http://writ:{}@{}", self.password, self.address)
-    }
-}
-
-fn send_open(stream: &mut UnixStream, open: Open, listener: BorrowedFd<'_>) -> Result<(), Fault> {
-    let message = frame::encode(&FromLauncher::Open(open))?;
-    let sent = writ_sys::send_with_fds(stream, &message, &[listener]);
-    let sent = sent.map_err(|error| Fault::new(format!("the daemon: {error}"), "try again"))?;
-    let rest = message.get(sent..).unwrap_or_default();
-    std::io::Write::write_all(stream, rest)
-        .map_err(|error| Fault::new(format!("the daemon: {error}"), "try again"))
-}
-
-/// 32 random bytes, hexadecimal: what every later connection must show.
-fn password() -> Result<String, Fault> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| Fault::new("the system gives no random bytes", ""))?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Listens on the published ports. Where the program is on the host's own network, a port of the same number is there already.
+fn published(launch: &Launch<'_>, started: &Started) -> Result<Vec<Published>, Fault> {
+    let relays = Relays::default();
+    let needed =
+        launch.args.publish.iter().filter(|port| started.has_own_network() || port.host != port.inner);
+    let listen = |port: &Publish| {
+        Published::listen(*port, &relays).map_err(|error| {
+            Fault::new(format!("--publish {port}: {error}"), "publish another port of the host")
+        })
+    };
+    needed.map(listen).collect()
 }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use writ_run::{Bytes, ProcessPlan, RawPath, Terminal};
+
 use crate::{
     env_vars,
     fault::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Fault},
@@ -43,6 +45,23 @@ impl Program {
             None => (real, None),
         };
         Ok(Self { typed: typed.clone(), arguments: arguments.to_vec(), path, executable, script })
+    }
+
+    /// How it is executed in the directory in which we are.
+    pub fn plan(&self, environment: Vec<(OsString, OsString)>, terminal: Terminal) -> ProcessPlan {
+        let arguments = std::iter::once(&self.typed).chain(&self.arguments);
+        ProcessPlan {
+            path: self.path.clone().into(),
+            arguments: arguments.cloned().map(Bytes::from).collect(),
+            environment: environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            directory: RawPath::default(),
+            terminal,
+        }
+    }
+
+    /// The files that must be there for it to be executed: as it was found, and without links, with a script's interpreter.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        [Some(self.path.as_path()), Some(&self.executable), self.script.as_deref()].into_iter().flatten()
     }
 
     /// This very binary, for sessions that are opened by hand.

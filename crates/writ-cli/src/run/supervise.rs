@@ -1,19 +1,21 @@
-//! Starts the program and waits: for its end, for the session's, for signals.
+//! Waits: for the program's end and its stops, for the session's end, for signals, for callers of published ports.
 //!
-//! The program stays in the caller's process group, so the terminal's own signals reach it without us; what is sent to the
-//! launcher alone is passed on. If the launcher is killed, the kernel kills the program, and the broker, which sees the socket
-//! close, ends the session.
+//! ```text
+//!   program   stopped ─► we stop, as a shell's job does        ended ─► its status is ours
+//!   signals   what is sent to us is meant for the program
+//!   broker    said ─► printed     ended ─► TERM, a grace, KILL     gone ─► somebody may bring another
+//!   ports     a caller ─► relayed into the program's network
+//! ```
+//!
+//! If the launcher is killed, the kernel kills the program, and the broker, which sees the socket close, ends the session.
 
 use std::{
-    ffi::OsString,
+    io,
     os::{
         fd::AsFd,
-        unix::{
-            net::UnixStream,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
-    process::{Child, Command, ExitCode, ExitStatus},
+    process::{ExitCode, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -22,117 +24,189 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher},
 };
+use writ_run::{Agent, Event, Job, Published, Terminal};
 use writ_sys::{
     SignalQueue,
-    signals::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2},
+    jobs::{SIGTSTP, SIGTTIN, SIGTTOU},
+    signals::{Received, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH},
 };
 
-use super::program::Program;
 use crate::{
-    fault::{EXIT_NOT_EXECUTABLE, EXIT_WRIT_FAILED, Fault},
+    fault::{EXIT_WRIT_FAILED, Fault},
     output::Output,
 };
 
 /// How long a program may take to end after its session was ended, before it is killed.
 const END_GRACE: Duration = Duration::from_secs(3);
 
-/// Taken by the launcher. The terminal sends the first two to the program as well, so they are not passed on.
-const TAKEN: &[i32] = &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
-const PASSED_ON: &[i32] = &[SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
+/// Taken by the launcher, and meant for the program. Three are there for another reason as well: of `SIGTSTP` and `SIGTTIN` we stop
+/// when the program did, and `SIGTTOU` would stop us for a remark of ours in the background of a terminal with `tostop`.
+const TAKEN: &[i32] =
+    &[SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH];
+/// The terminal sends these to a whole group: a program in ours has them already.
+const TO_THE_GROUP: &[i32] = &[SIGINT, SIGQUIT, SIGTSTP, SIGWINCH];
 
-/// Runs the program to its end.
-pub fn run(
-    program: &Program,
-    environment: Vec<(OsString, OsString)>,
-    stream: &UnixStream,
-    output: Output,
-) -> Result<ExitStatus, Fault> {
-    let failed = |error: std::io::Error| Fault::new(error.to_string(), "try again");
-    let signals = SignalQueue::of(TAKEN).map_err(failed)?;
-    let mut command = Command::new(&program.path);
-    command.arg0(&program.typed).args(&program.arguments).env_clear().envs(environment);
-    let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
-    let mut child = started.map_err(|error| {
-        Fault::new(format!("{}: {error}", program.path.display()), "name a program").exit(EXIT_NOT_EXECUTABLE)
-    })?;
-    let status = Supervisor { child: &mut child, stream, signals, output, connected: true, ending: None }
-        .wait()
-        .map_err(failed)?;
-    let mut socket = stream;
-    let _ = frame::write(&mut socket, &FromLauncher::Closed { status: shell_status(status) });
-    Ok(status)
+/// The signals that [`Supervisor`] reads. Called before the program starts and before any thread, see [`SignalQueue::of`].
+pub fn signals() -> io::Result<SignalQueue> {
+    SignalQueue::of(TAKEN)
 }
 
-struct Supervisor<'a> {
-    child: &'a mut Child,
-    stream: &'a UnixStream,
-    signals: SignalQueue,
-    output: Output,
+/// Everything that a run waits for.
+pub struct Supervisor<'a> {
+    pub agent: Agent,
+    pub terminal: Terminal,
+    pub job: Job,
+    pub signals: SignalQueue,
+    /// The open session.
+    pub stream: UnixStream,
+    pub published: Vec<Published>,
+    pub output: Output,
+    /// The daemon is gone. Whoever can opens the session again, at another daemon, and returns its stream.
+    pub on_daemon_gone: &'a mut dyn FnMut() -> Option<UnixStream>,
+}
+
+impl Supervisor<'_> {
+    /// Waits for the program's end, tells the broker, and returns the program's status.
+    pub fn run(self) -> Result<ExitStatus, Fault> {
+        let mut watch = Watch { run: self, connected: true, ending: None };
+        let watched = watch.wait();
+        let mut run = watch.run;
+        let status = watched.map_err(|error| {
+            // Nobody would watch it any more.
+            let _ = run.agent.kill();
+            run.job.ended(None);
+            Fault::new(format!("the program cannot be watched: {error}"), "try again")
+        })?;
+        run.job.ended(status.signal());
+        let _ = frame::write(&mut run.stream, &FromLauncher::Closed { status: shell_status(status) });
+        Ok(status)
+    }
+}
+
+struct Watch<'a> {
+    run: Supervisor<'a>,
     connected: bool,
     /// The session is over: when the program is killed, [`END_GRACE`] after it was asked to end.
     ending: Option<Instant>,
 }
 
-impl Supervisor<'_> {
-    fn wait(mut self) -> std::io::Result<ExitStatus> {
-        let process = writ_sys::pidfd_of_child(self.child)?;
+/// What [`poll`] found.
+struct Ready {
+    signals: bool,
+    stream: bool,
+    published: Vec<bool>,
+}
+
+impl Watch<'_> {
+    fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
-            let mut polled = vec![
-                PollFd::new(&process, PollFlags::IN),
-                PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
-            ];
-            if self.connected {
-                polled.push(PollFd::new(self.stream, PollFlags::IN));
+            if let Some(status) = self.events()? {
+                return Ok(status);
             }
-            let left = self.ending.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut polled, left.as_ref()) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => other?,
-            };
-            let seen = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
-            let (ended, signalled, spoken) = (seen(0), seen(1), seen(2));
-            if ended {
-                return self.child.wait();
+            let Some(ready) = self.poll()? else { continue };
+            if ready.signals {
+                self.pass_signals()?;
             }
-            if signalled {
-                self.pass_signals(&process)?;
+            if ready.stream {
+                self.listen();
             }
-            if spoken {
-                self.listen(&process);
-            }
+            self.publish(&ready.published);
             if self.ending.is_some_and(|deadline| Instant::now() >= deadline) {
-                writ_sys::pidfd_kill(&process, SIGKILL)?;
+                let _ = self.run.agent.kill();
                 self.ending = None;
             }
         }
     }
 
-    fn pass_signals(&self, process: &std::os::fd::OwnedFd) -> std::io::Result<()> {
-        while let Some(signal) = self.signals.next()? {
-            if PASSED_ON.contains(&signal) {
-                let _ = writ_sys::pidfd_kill(process, signal);
+    /// `None` if it was interrupted.
+    fn poll(&self) -> io::Result<Option<Ready>> {
+        let run = &self.run;
+        let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut polled = vec![watched(run.agent.as_fd()), watched(run.signals.as_fd())];
+        polled.extend(run.published.iter().map(|port| watched(port.as_fd())));
+        if self.connected {
+            polled.push(watched(run.stream.as_fd()));
+        }
+        let left = self.ending.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut polled, left.as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(None),
+            other => other?,
+        };
+        let mut seen = polled.iter().skip(1).map(|fd| !fd.revents().is_empty());
+        let signals = seen.next().unwrap_or_default();
+        let published = seen.by_ref().take(run.published.len()).collect();
+        Ok(Some(Ready { signals, published, stream: seen.next().unwrap_or_default() }))
+    }
+
+    /// The program's status, when it has ended.
+    fn events(&mut self) -> io::Result<Option<ExitStatus>> {
+        while let Some(event) = self.run.agent.next()? {
+            match event {
+                Event::Ended { status } => return Ok(Some(ExitStatus::from_raw(status))),
+                Event::Stopped { signal } => self.run.job.stopped(&mut self.run.agent, signal)?,
+                Event::Started | Event::Continued => {}
             }
+        }
+        Ok(None)
+    }
+
+    fn pass_signals(&mut self) -> io::Result<()> {
+        let run = &mut self.run;
+        while let Some(Received { signal, from_kernel }) = run.signals.next_received()? {
+            let has_it = from_kernel && !run.terminal.is_own_group() && TO_THE_GROUP.contains(&signal);
+            // One that cannot be passed on any more has found its end: the next event.
+            let _ = match signal {
+                SIGCONT => run.job.resume(&mut run.agent),
+                SIGTTIN | SIGTTOU => Ok(()),
+                _ if has_it => Ok(()),
+                _ => run.agent.signal(signal),
+            };
         }
         Ok(())
     }
 
-    fn listen(&mut self, process: &std::os::fd::OwnedFd) {
-        let mut socket = self.stream;
-        match frame::read(&mut socket) {
-            Ok(FromBroker::Said { text }) => self.output.say(&text),
+    fn listen(&mut self) {
+        match frame::read(&mut self.run.stream) {
+            Ok(FromBroker::Said { text }) => self.run.output.say(&text),
             Ok(FromBroker::Ended { why }) => {
-                self.output.say(&format!("the session is over: {why}; the program is ended"));
-                let _ = writ_sys::pidfd_kill(process, SIGTERM);
-                self.connected = false;
-                self.ending = Some(Instant::now() + END_GRACE);
+                self.run.output.say(&format!("the session is over: {why}; the program is ended"));
+                self.end();
             }
             Ok(_) => {}
-            Err(_) => {
-                self.output.say("the daemon is gone: the program keeps running, but no request with a credential passes any more");
-                self.connected = false;
-            }
+            Err(_) => match (self.run.on_daemon_gone)() {
+                Some(stream) => self.run.stream = stream,
+                None => {
+                    self.run.output.say(
+                        "the daemon is gone: the program keeps running, but no request with a credential passes any more",
+                    );
+                    self.connected = false;
+                }
+            },
         }
+    }
+
+    /// Asks the program to end, also one that is stopped.
+    fn end(&mut self) {
+        let _ = self.run.agent.signal(SIGTERM);
+        let _ = self.run.agent.signal(SIGCONT);
+        self.connected = false;
+        self.ending = Some(Instant::now() + END_GRACE);
+    }
+
+    fn publish(&mut self, ready: &[bool]) {
+        let run = &mut self.run;
+        let mut ready = ready.iter();
+        run.published.retain(|port| {
+            if !ready.next().is_some_and(|ready| *ready) {
+                return true;
+            }
+            let served = port.serve(&mut run.agent);
+            if let Err(error) = &served {
+                run.output.say(&format!("a port is no longer published: {error}"));
+            }
+            served.is_ok()
+        });
     }
 }
 

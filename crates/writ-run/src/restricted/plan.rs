@@ -6,7 +6,7 @@
 //! ```text
 //!   system        read, execute           /usr /bin /lib… /opt /nix; /etc by entry, without password hashes, host and private keys
 //!   kernel        read                    /proc /sys: other processes' memory and environment stay closed, see `landlock`
-//!   devices       by name                 null zero full random urandom tty ptmx pts shm; no disks, for uid 0 either
+//!   devices       by name                 null zero full random urandom shm, our own terminal; no disks, for uid 0 either
 //!   work tree     read, write, execute    with the common directory of a linked git worktree; declared caches and paths
 //!   home          a fresh directory       below this run's own directory, and `HOME` says so
 //!   toolchains    read, execute           in the real home, by name; links in the fresh home lead there
@@ -19,7 +19,9 @@
 //! *know* (an agent's settings, placeholders) is seeded: [`HomeFile`](crate::HomeFile).
 //!
 //! What cannot be had at this level: the project's own `writ.toml` stays writable (trust in it is bound to its hash), `/tmp`
-//! is not there (`TMPDIR` is), and `stat` and `chmod` are not Landlock's business.
+//! is not there (`TMPDIR` is), and `stat` and `chmod` are not Landlock's business. New terminals cannot be opened (tmux, `script`):
+//! they lie among those of the person's other windows, in which passwords are typed. Who needs them more declares
+//! `/dev/pts` writable.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use crate::view::credentials;
-use crate::{Bytes, HomeFile, RawPath, Wishes};
+use crate::{Bytes, HomeFile, RawPath, Seeding, Wishes};
 
 /// What is asked for at this level, besides [`Wishes`].
 #[derive(Clone, Debug, Default)]
@@ -106,6 +108,9 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
     for (tree, access) in KERNEL.iter().chain(DEVICES).chain(STATE) {
         planned.allow(*tree, *access);
     }
+    for terminal in &facts.terminals {
+        planned.allow(terminal.clone(), Access::Device);
+    }
     for entry in &facts.etc {
         planned.allow(entry.clone(), Access::Read);
     }
@@ -160,7 +165,7 @@ fn files(facts: &Facts, wishes: &Wishes) -> Vec<HomeFile> {
     let git = (PathBuf::from(".gitconfig"), Bytes::from(settings), 0o600);
     for (path, content, mode) in copies.chain((!facts.git.is_empty()).then_some(git)) {
         if !files.iter().any(|file| *file.path == path) {
-            files.push(HomeFile { path: RawPath(path), content, mode: mode & 0o777, replace: true });
+            files.push(HomeFile { path: RawPath(path), content, mode: mode & 0o777, seed: Seeding::Always });
         }
     }
     files
@@ -238,6 +243,7 @@ const SYSTEM: &[&str] = &[
     "/opt",
     "/nix",
     "/gnu",
+    "/home/linuxbrew/.linuxbrew",
     "/run/current-system",
     "/run/opengl-driver",
     "/etc/alternatives",
@@ -266,8 +272,6 @@ const DEVICES: &[(&str, Access)] = &[
     ("/dev/random", Access::Device),
     ("/dev/urandom", Access::Device),
     ("/dev/tty", Access::Device),
-    ("/dev/ptmx", Access::Device),
-    ("/dev/pts", Access::Device),
     ("/dev/shm", Access::Share),
 ];
 
@@ -407,8 +411,12 @@ mod tests {
 
     #[test]
     fn a_plan_opens_the_work_tree_and_moves_the_home() {
-        let file =
-            |path: &str| HomeFile { path: path.into(), content: "x".into(), mode: 0o600, replace: true };
+        let file = |path: &str| HomeFile {
+            path: path.into(),
+            content: "x".into(),
+            mode: 0o600,
+            seed: Seeding::Always,
+        };
         let wishes = Wishes { home: vec![file(".claude.json")], ..Wishes::default() };
         let plan = planned("/home/ada/p", wishes, Asked::default()).unwrap();
         let access = |path: &str| -> Vec<Access> {

@@ -90,7 +90,7 @@ impl Builder {
             Content::Home(home) => self.home(at, home),
             Content::Etc(etc) => self.etc(at, etc),
             Content::File { source } => self.file(at, source, step),
-            Content::Cover { directory } => self.cover(at, *directory, step),
+            Content::Cover => self.cover(at, step),
         }
     }
 
@@ -129,9 +129,7 @@ impl Builder {
         let mut names = mounts::names(at).ok_or(Errno::INVAL)?;
         let last = names.pop();
         let mut place = self.base.try_clone().map_err(|_| Errno::MFILE)?;
-        let mut path = PathBuf::from("/");
         for name in &names {
-            path.push(Path::new(std::ffi::OsStr::new(&*name.to_string_lossy())));
             place = self.directory(place.as_fd(), name, 0o755, at)?;
         }
         match last {
@@ -161,7 +159,7 @@ impl Builder {
     }
 
     /// Covers what the view has at `at`, if it has something there.
-    fn cover(&mut self, at: &Path, directory: bool, step: Step) -> Result<(), StepFault> {
+    fn cover(&self, at: &Path, step: Step) -> Result<(), StepFault> {
         let fault = || StepFault::at::<Errno>(step, at.display().to_string());
         let target = match mounts::open_beneath(self.base.as_fd(), at, mounts::LOOK) {
             Ok(target) => target,
@@ -169,9 +167,7 @@ impl Builder {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(error) => return Err(fault()(error)),
         };
-        let is_now = is_directory(&target).map_err(fault())?;
-        let _ = directory;
-        let nothing = c(if is_now { EMPTY } else { NOTHING });
+        let nothing = c(if is_directory(&target).map_err(fault())? { EMPTY } else { NOTHING });
         let source = openat(&self.store, nothing.as_c_str(), mounts::LOOK | OFlags::CLOEXEC, Mode::empty());
         let nothing = mounts::copy(source.map_err(fault())?.as_fd(), Access::ReadOnly)
             .map_err(StepFault::at(step, at.display().to_string()))?;

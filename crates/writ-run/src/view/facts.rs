@@ -14,6 +14,7 @@ use rustix::fs::{FsWord, statfs};
 
 use super::{
     credentials::{self, CONTENT_MAX, Form, KNOWN},
+    planning::layer_name,
     scan,
     worktree::{self, WorkTree},
 };
@@ -42,11 +43,11 @@ pub struct Facts {
     pub(super) credentials: Vec<Credential>,
     pub(super) found: scan::Found,
     /// What only root may read, in `/etc` and elsewhere. Empty unless we are root.
-    pub(super) root_only: Vec<Covered>,
+    pub(super) root_only: Vec<PathBuf>,
     pub(super) caches: Vec<PathBuf>,
     pub(super) caches_absent: Vec<PathBuf>,
     pub(super) readable: Vec<PathBuf>,
-    pub(super) hidden: Vec<Covered>,
+    pub(super) hidden: Vec<PathBuf>,
     pub(super) read_only: Vec<PathBuf>,
     /// Mount points in the home and in `/etc`.
     pub(super) mounts: Vec<PathBuf>,
@@ -54,6 +55,8 @@ pub struct Facts {
     pub(super) terminal: Option<PathBuf>,
     /// Where layers are kept, and why they cannot be used there.
     pub(super) layers: Option<Result<PathBuf, &'static str>>,
+    /// Whether another run had our layer when we looked; the stage finds out for itself.
+    pub(super) layer_in_use: bool,
 }
 
 /// Something in `/`, by its path.
@@ -68,13 +71,6 @@ pub(super) struct Entry {
 pub(super) struct Store {
     pub name: PathBuf,
     pub file: PathBuf,
-}
-
-/// Something that is to be covered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Covered {
-    pub path: PathBuf,
-    pub directory: bool,
 }
 
 /// A credential file in the home.
@@ -111,6 +107,7 @@ impl Facts {
         let places: Vec<PathBuf> = work.root.iter().chain(&work.common).chain(&caches).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
+        let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
         Ok(Self {
             uid,
             home_link: Some(named).filter(|named| *named != home),
@@ -129,11 +126,14 @@ impl Facts {
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
             readable: all_canonical(wishes.readable.iter().map(|path| &path.0)),
-            hidden: covered(wishes.hidden.iter().map(|path| &path.0)),
+            hidden: all_canonical(wishes.hidden.iter().map(|path| &path.0)),
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
             mounts: mounts_below(&[&home, Path::new("/etc")]),
             terminal: terminal(),
-            layers: wishes.layers.as_ref().map(|layers| layers_usable(layers)),
+            layer_in_use: layers
+                .as_ref()
+                .is_some_and(|layers| in_use(layers, work.root.as_deref().unwrap_or(&home))),
+            layers,
             home,
             directory,
             work,
@@ -147,11 +147,6 @@ fn canonical(step: Step, path: &Path) -> Result<PathBuf, StepFault> {
 
 fn all_canonical<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     paths.filter_map(|path| fs::canonicalize(path).ok()).collect()
-}
-
-fn covered<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<Covered> {
-    let found = all_canonical(paths).into_iter();
-    found.map(|path| Covered { directory: path.is_dir(), path }).collect()
 }
 
 /// What of `/` and `/var` is in every view, where the machine has it. `/etc`, `/dev`, `/run`, `/tmp`, `/proc` have their own rules.
@@ -295,7 +290,7 @@ fn begin(path: &Path, limit: u64) -> Option<Vec<u8>> {
 }
 
 /// What an ordinary account could not read, as root sees it: in `/etc` at any depth, and near the top of where administrators put programs.
-fn root_only() -> Vec<Covered> {
+fn root_only() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = ROOT_ENTRIES_MAX;
     let mut queue: Vec<(PathBuf, usize)> =
@@ -303,19 +298,20 @@ fn root_only() -> Vec<Covered> {
     queue.extend([("/sys/kernel/debug".into(), 0), ("/sys/kernel/tracing".into(), 0)]);
     while let Some((directory, depth)) = queue.pop() {
         if depth == 0 {
-            found.extend(directory.is_dir().then_some(Covered { path: directory, directory: true }));
+            found.extend(directory.is_dir().then_some(directory));
             continue;
         }
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let Some(rest) = usize::checked_sub(left, 1) else { return found };
             left = rest;
-            let Ok(meta) = entry.metadata() else { continue };
-            let needed = if meta.is_dir() { 0o005 } else { 0o004 };
-            if meta.is_symlink() || meta.file_type().is_socket() || meta.file_type().is_fifo() {
+            // Most of `/etc` are links to certificates, which need no further look.
+            if !entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir()) {
                 continue;
             }
+            let Ok(meta) = entry.metadata() else { continue };
+            let needed = if meta.is_dir() { 0o005 } else { 0o004 };
             if meta.mode() & needed != needed {
-                found.push(Covered { path: entry.path(), directory: meta.is_dir() });
+                found.push(entry.path());
             } else if meta.is_dir() && depth > 1 {
                 queue.push((entry.path(), depth - 1));
             }
@@ -358,6 +354,13 @@ fn layers_usable(layers: &Path) -> Result<PathBuf, &'static str> {
         Ok(_) => Ok(layers),
         Err(_) => Err("it cannot be looked at"),
     }
+}
+
+/// Whether somebody holds the lock of the layer for runs in `of`.
+fn in_use(layers: &Result<PathBuf, &'static str>, of: &Path) -> bool {
+    let Ok(layers) = layers else { return false };
+    let lock = fs::File::open(layers.join(layer_name(of)).join("lock"));
+    lock.is_ok_and(|lock| writ_sys::flock_exclusive_nonblocking(&lock).is_ok_and(|locked| !locked))
 }
 
 /// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.

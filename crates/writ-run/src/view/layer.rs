@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 
 use super::{Home, Seed, mounts};
-use crate::{RawPath, Step, StepFault};
+use crate::{RawPath, Seeding, Step, StepFault};
 
 /// The two directories of an overlay's upper half, and the lock on a kept one.
 pub(super) struct Layer {
@@ -92,11 +92,11 @@ pub(super) fn leave_out(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &Pat
 }
 
 fn seed(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, seed: &Seed) -> io::Result<()> {
-    if !seed.replace && mounts::open_beneath(lower, &seed.path, mounts::LOOK).is_ok() {
+    if seed.seed == Seeding::Absent && mounts::open_beneath(lower, &seed.path, mounts::LOOK).is_ok() {
         return Ok(());
     }
     let (parent, name) = parent(upper, lower, &seed.path)?;
-    if seed.replace {
+    if seed.seed == Seeding::Always {
         match unlinkat(&parent, &name, AtFlags::empty()) {
             // A directory in the layer hides the real file as well.
             Err(Errno::ISDIR) => return Ok(()),
@@ -105,7 +105,7 @@ fn seed(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, seed: &Seed) -> io::Result
         }
     }
     match write(parent.as_fd(), &name, &seed.content.0, seed.mode) {
-        Err(Errno::EXIST) if !seed.replace => Ok(()),
+        Err(Errno::EXIST) if seed.seed != Seeding::Always => Ok(()),
         result => result,
     }
 }

@@ -31,7 +31,7 @@ pub(crate) mod worktree;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, RawPath};
+use crate::{Bytes, RawPath, Seeding};
 
 pub use enter::enter;
 pub use facts::Facts;
@@ -42,6 +42,31 @@ pub use planning::{PlanFault, Planned, plan};
 pub struct View {
     /// What is put where, parents before what lies in them.
     places: Vec<Place>,
+}
+
+impl View {
+    /// The view in words, a line for each place.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.places.iter().map(|place| {
+            let what = match &place.content {
+                Content::Link { target } => format!("a link to {:?}", target.0),
+                Content::Directory { .. } => "an empty directory".to_owned(),
+                Content::Tree => "the host's, read-only".to_owned(),
+                Content::Ground => "the host's, writable".to_owned(),
+                Content::Fresh { .. } => "fresh, in memory".to_owned(),
+                Content::Device { .. } => "the device".to_owned(),
+                Content::Terminals => "terminals of its own".to_owned(),
+                Content::Home(home) => match &home.layer {
+                    Some(layer) => format!("the host's below a layer that is kept in {:?}", layer.0),
+                    None => "the host's below a layer in memory".to_owned(),
+                },
+                Content::Etc(etc) => format!("the host's with {} files of writ's over it", etc.files.len()),
+                Content::File { .. } => "a file of writ's".to_owned(),
+                Content::Cover => "covered".to_owned(),
+            };
+            format!("{:?}: {what}", place.at.0)
+        })
+    }
 }
 
 /// One place of the view.
@@ -77,7 +102,7 @@ enum Content {
     /// A read-only file of ours.
     File { source: Source },
     /// Nothing: an empty, read-only directory or file over what the host has there.
-    Cover { directory: bool },
+    Cover,
 }
 
 /// The home: the real one below, a layer above.
@@ -98,8 +123,7 @@ struct Seed {
     path: RawPath,
     content: Bytes,
     mode: u32,
-    /// Written although there is one.
-    replace: bool,
+    seed: Seeding,
 }
 
 /// What is different in `/etc`.

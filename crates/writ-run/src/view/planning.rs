@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Content, Etc, Facts, Home, Place, Seed, Source, View, credentials, etc,
-    facts::{Covered, Store},
-    trust, worktree,
+    Content, Etc, Facts, Home, Place, Seed, Source, View, credentials, etc, facts::Store, trust, worktree,
 };
-use crate::{Bytes, RawPath, Wishes};
+use crate::{Bytes, RawPath, Seeding, Wishes};
 
 /// A planned view, and what the person should know of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,8 +131,8 @@ impl Draft<'_> {
             facts.work.root.iter().chain(&facts.work.common).chain(caches).collect();
         wanted.sort_by_key(|place| place.components().count());
         for place in wanted {
-            if let Some(hidden) = facts.hidden.iter().find(|hidden| place.starts_with(&hidden.path)) {
-                return Err(PlanFault::Hidden { place: place.clone(), hidden: hidden.path.clone() });
+            if let Some(hidden) = facts.hidden.iter().find(|hidden| place.starts_with(hidden)) {
+                return Err(PlanFault::Hidden { place: place.clone(), hidden: hidden.clone() });
             }
             if !self.grounds.iter().any(|ground| place.starts_with(ground)) {
                 self.grounds.push(place.clone());
@@ -146,7 +144,7 @@ impl Draft<'_> {
 
     fn readable(&mut self) {
         for path in &self.facts.readable {
-            let hidden = self.facts.hidden.iter().any(|hidden| path.starts_with(&hidden.path));
+            let hidden = self.facts.hidden.iter().any(|hidden| path.starts_with(hidden));
             if path != Path::new("/") && !hidden && !self.shown(path) && !path.starts_with("/etc") {
                 self.put(path, Content::Tree);
             }
@@ -172,7 +170,7 @@ impl Draft<'_> {
                 return Err(PlanFault::HomePath(file.path.0.clone()));
             }
             let (path, content) = (file.path.clone(), file.content.clone());
-            home.files.push(Seed { path, content, mode: file.mode & 0o777, replace: file.replace });
+            home.files.push(Seed { path, content, mode: file.mode & 0o777, seed: file.seed });
         }
         let (mut copied, mut absent) = (Vec::new(), Vec::new());
         for credential in &facts.credentials {
@@ -183,7 +181,7 @@ impl Draft<'_> {
                 ));
                 continue;
             }
-            if home.files.iter().any(|file| *file.path == *credential.path && file.replace) {
+            if home.files.iter().any(|file| *file.path == *credential.path && file.seed == Seeding::Always) {
                 continue;
             }
             match credentials::copy(credential.form, &credential.content, &self.wishes.replacements) {
@@ -194,7 +192,7 @@ impl Draft<'_> {
                         path,
                         content: content.into(),
                         mode: credential.mode,
-                        replace: true,
+                        seed: Seeding::Always,
                     });
                 }
                 None => {
@@ -218,10 +216,13 @@ impl Draft<'_> {
         match self.facts.layers.as_ref()? {
             Ok(layers) => {
                 let of = self.facts.work.root.as_deref().unwrap_or(&self.facts.home);
-                let digest = trust::sha1(of.as_os_str().as_encoded_bytes());
-                let name: String =
-                    digest.iter().take(LAYER_NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
-                Some(RawPath(layers.join(name)))
+                let path = layers.join(layer_name(of));
+                if self.facts.layer_in_use {
+                    self.notes.push(
+                        "another run has this project's layer: changes to the home are not kept".into(),
+                    );
+                }
+                Some(RawPath(path))
             }
             Err(why) => {
                 self.notes.push(format!("changes to the home are not kept: {why}"));
@@ -256,7 +257,7 @@ impl Draft<'_> {
                 Err(_) => {}
             }
         }
-        let absent = facts.root_only.iter().filter_map(|only| only.path.strip_prefix("/etc").ok());
+        let absent = facts.root_only.iter().filter_map(|only| only.strip_prefix("/etc").ok());
         overlay.absent = absent
             .map(RawPath::from)
             .filter(|path| overlay.files.iter().all(|(own, _)| own != path))
@@ -270,12 +271,9 @@ impl Draft<'_> {
         let facts = self.facts;
         let extra = || Bytes(self.wishes.ca_pem.as_bytes().to_vec());
         let mut files = Vec::new();
-        for Store { name, file } in &facts.bundles {
-            let source = || Source::Bundle { from: file.clone().into(), extra: extra() };
-            files.push((name.clone(), source()));
-            if file != name {
-                files.push((file.clone(), source()));
-            }
+        for store in &facts.bundles {
+            let source = || Source::Bundle { from: store.file.clone().into(), extra: extra() };
+            files.extend(replaced(store).map(|path| (path, source())));
         }
         if facts.bundles.is_empty() {
             files.push((PathBuf::from(BUNDLE), Source::Text { content: extra() }));
@@ -283,12 +281,9 @@ impl Draft<'_> {
         let hashed = facts.hash_directories.iter().map(|directory| directory.join(trust::HASH_LINK));
         files.extend(hashed.map(|path| (path, Source::Text { content: extra() })));
         let from = facts.bundles.first().map_or(RawPath::default(), |store| store.file.clone().into());
-        for Store { name, file } in &facts.key_stores {
+        for store in &facts.key_stores {
             let source = || Source::KeyStore { from: from.clone(), extra: extra() };
-            files.push((name.clone(), source()));
-            if file != name {
-                files.push((file.clone(), source()));
-            }
+            files.extend(replaced(store).map(|path| (path, source())));
         }
         files.sort_by(|a, b| a.0.cmp(&b.0));
         files.dedup_by(|a, b| a.0 == b.0);
@@ -297,18 +292,16 @@ impl Draft<'_> {
 
     fn covers(&mut self) {
         let facts = self.facts;
-        let sockets = facts.found.sockets.iter().map(|path| Covered { path: path.clone(), directory: false });
-        let only = facts.root_only.iter().filter(|only| !only.path.starts_with("/etc")).cloned();
-        let services = [Covered { path: "/nix/var/nix/daemon-socket".into(), directory: true }];
-        let covered: Vec<Covered> =
-            facts.hidden.iter().cloned().chain(sockets).chain(only).chain(services).collect();
-        for Covered { path, directory } in covered {
-            let deeper = self
-                .places
-                .iter()
-                .any(|place| matches!(place.content, Content::Cover { .. }) && path.starts_with(&*place.at));
-            if self.shown(&path) && !deeper {
-                self.put(path, Content::Cover { directory });
+        let only = facts.root_only.iter().filter(|only| !only.starts_with("/etc"));
+        let daemon = PathBuf::from(NIX_DAEMON);
+        let mut covered: Vec<&PathBuf> =
+            facts.hidden.iter().chain(&facts.found.sockets).chain(only).chain([&daemon]).collect();
+        covered.sort();
+        for path in covered {
+            let mut covers = self.places.iter().filter(|place| place.content == Content::Cover);
+            let within = covers.any(|place| path.starts_with(&*place.at));
+            if self.shown(path) && !within {
+                self.put(path, Content::Cover);
             }
         }
         for path in &facts.read_only {
@@ -320,7 +313,7 @@ impl Draft<'_> {
 
     fn told(&mut self) {
         let found = &self.facts.found;
-        let hidden = |path: &&PathBuf| !self.facts.hidden.iter().any(|hidden| path.starts_with(&hidden.path));
+        let hidden = |path: &&PathBuf| !self.facts.hidden.iter().any(|hidden| path.starts_with(hidden));
         let sockets: Vec<String> =
             found.sockets.iter().filter(hidden).take(NAMED_MAX).map(|path| format!("{path:?}")).collect();
         let secrets: Vec<String> =
@@ -342,8 +335,22 @@ impl Draft<'_> {
     }
 }
 
+/// What must be replaced for programs that open `store`: the file, and in `/etc` a link to it as well. Elsewhere links stay.
+fn replaced(store: &Store) -> impl Iterator<Item = PathBuf> {
+    let link = (store.name != store.file && store.name.starts_with("/etc")).then(|| store.name.clone());
+    link.into_iter().chain([store.file.clone()])
+}
+
+/// The directory of the layer for runs in `of`.
+pub(super) fn layer_name(of: &Path) -> String {
+    let digest = trust::sha1(of.as_os_str().as_encoded_bytes());
+    digest.iter().take(LAYER_NAME_BYTES).fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
+}
+
 /// Of a SHA-1, for a directory's name.
 const LAYER_NAME_BYTES: usize = 16;
+/// It builds and runs things outside for whoever connects.
+const NIX_DAEMON: &str = "/nix/var/nix/daemon-socket";
 /// In one note.
 const NAMED_MAX: usize = 16;
 /// Where there is no bundle at all.
@@ -355,3 +362,7 @@ fn is_plain(path: &Path) -> bool {
     !path.as_os_str().is_empty()
         && path.components().all(|component| matches!(component, Component::Normal(_)))
 }
+
+#[cfg(test)]
+#[path = "planning_tests.rs"]
+mod tests;

@@ -81,29 +81,29 @@ pub(super) fn sha1(data: &[u8]) -> [u8; 20] {
 }
 
 fn compress(state: &mut [u32; 5], block: &[u8]) {
-    // The schedule needs only its last sixteen words.
-    let mut words = [0_u32; 16];
-    for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {
-        *word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+    let mut words = [0_u32; 80];
+    for (word, bytes) in words.iter_mut().zip(block.as_chunks().0) {
+        *word = u32::from_be_bytes(*bytes);
+    }
+    for round in 16..80 {
+        let (done, rest) = words.split_at_mut(round);
+        if let ([.., w16, _, w14, _, _, _, _, _, w8, _, _, _, _, w3, _, _], Some(next)) =
+            (&*done, rest.first_mut())
+        {
+            *next = (w3 ^ w8 ^ w14 ^ w16).rotate_left(1);
+        }
     }
     let [mut a, mut b, mut c, mut d, mut e] = *state;
-    for round in 0..80_u32 {
+    for (round, word) in words.into_iter().enumerate() {
         let (mixed, constant) = match round {
-            0..20 => (b & c | !b & d, 0x5a82_7999),
+            0..20 => (b & c | !b & d, 0x5a82_7999_u32),
             20..40 => (b ^ c ^ d, 0x6ed9_eba1),
             40..60 => (b & c | b & d | c & d, 0x8f1b_bcdc),
-            _ => (b ^ c ^ d, 0xca62_c1d6_u32),
+            _ => (b ^ c ^ d, 0xca62_c1d6),
         };
-        let [first, second, third, .., word8, _, _, _, _, word13, _, _] = words;
-        let next = (word13 ^ word8 ^ third ^ first).rotate_left(1);
-        let _ = second;
         let sum =
-            a.rotate_left(5).wrapping_add(mixed).wrapping_add(e).wrapping_add(constant).wrapping_add(first);
+            a.rotate_left(5).wrapping_add(mixed).wrapping_add(e).wrapping_add(constant).wrapping_add(word);
         (e, d, c, b, a) = (d, c, b.rotate_left(30), a, sum);
-        words.rotate_left(1);
-        if let Some(last) = words.last_mut() {
-            *last = next;
-        }
     }
     for (word, add) in state.iter_mut().zip([a, b, c, d, e]) {
         *word = word.wrapping_add(add);

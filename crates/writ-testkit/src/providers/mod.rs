@@ -7,6 +7,7 @@ mod anthropic;
 mod forges;
 mod gemini;
 mod openai;
+mod turn;
 
 use http::Response;
 use http::header::WWW_AUTHENTICATE;

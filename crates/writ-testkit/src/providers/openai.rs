@@ -1,12 +1,15 @@
-//! OpenAI: chat completions, responses, models.
+//! OpenAI: chat completions, responses, models; responses with a call of Codex's shell where the prompt asks for one ([`Turn`]).
+//!
+//! No WebSocket: a request to upgrade is answered 404 like any other unknown one, and a test that counts requests sees it.
 //!
 //! Shapes: platform.openai.com/docs/api-reference (chat, responses, models, streaming).
 
 use http::{Method, Response};
 use serde_json::{Value, json};
 
+use super::turn::Turn;
 use super::{CREATED, WORDS, is_json};
-use crate::answer::{self, Asked, Body};
+use crate::answer::{self, Asked, Body, Fields};
 use crate::demand::Presented;
 use crate::serve::Context;
 
@@ -77,7 +80,11 @@ fn responses(context: &Context, asked: &Asked) -> Response<Body> {
         return error(400, "model and input are required", "invalid_body");
     };
     if body.at("stream") == &json!(true) {
-        return answer::events(&context.shared, response_events(model), asked.event_interval);
+        let events = match turn(&body) {
+            Turn::Says(words) => response_events(model, &words),
+            Turn::Shell { command } => call_events(model, &command),
+        };
+        return answer::events(&context.shared, events, asked.event_interval);
     }
     answer::json(200, &response(model, "completed", &[message("completed", &WORDS.concat())]))
 }
@@ -105,8 +112,46 @@ fn message(status: &str, text: &str) -> Value {
     json!({"id": "msg_standin", "type": "message", "role": "assistant", "status": status, "content": content})
 }
 
-fn response_events(model: &str) -> Vec<String> {
-    let whole = WORDS.concat();
+/// The name of Codex's shell tool, for models that it has no other tools for.
+const SHELL_TOOL: &str = "exec_command";
+
+fn turn(body: &Fields) -> Turn {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let is = |value: &Value, name: &str, text: &str| value.get(name).and_then(Value::as_str) == Some(text);
+    let items = list(body.at("input"));
+    let results: Vec<&Value> = items
+        .iter()
+        .filter(|item| is(item, "type", "function_call_output"))
+        .filter_map(|item| item.get("output"))
+        .collect();
+    let has_shell = list(body.at("tools")).iter().any(|tool| is(tool, "name", SHELL_TOOL));
+    Turn::next(body.at("input"), &results, has_shell)
+}
+
+fn call_events(model: &str, command: &str) -> Vec<String> {
+    let arguments = json!({"cmd": command}).to_string();
+    let call = |status: &str, arguments: &str| {
+        json!({
+            "id": "fc_standin", "type": "function_call", "call_id": "call_standin", "name": SHELL_TOOL,
+            "status": status, "arguments": arguments,
+        })
+    };
+    let of_call = |name: &str, value: &str| {
+        merged(&json!({"item_id": "fc_standin", "output_index": 0}), json!({name: value}))
+    };
+    let done = call("completed", &arguments);
+    numbered(vec![
+        ("response.created", json!({"response": response(model, "in_progress", &[])})),
+        ("response.output_item.added", json!({"output_index": 0, "item": call("in_progress", "")})),
+        ("response.function_call_arguments.delta", of_call("delta", &arguments)),
+        ("response.function_call_arguments.done", of_call("arguments", &arguments)),
+        ("response.output_item.done", json!({"output_index": 0, "item": done})),
+        ("response.completed", json!({"response": response(model, "completed", &[done])})),
+    ])
+}
+
+fn response_events(model: &str, words: &[String]) -> Vec<String> {
+    let whole = words.concat();
     let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": []});
     let of_part = json!({"item_id": "msg_standin", "output_index": 0, "content_index": 0});
     let with = |extra: Value| merged(&of_part, extra);
@@ -116,8 +161,8 @@ fn response_events(model: &str) -> Vec<String> {
         ("response.output_item.added", json!({"output_index": 0, "item": message("in_progress", "")})),
         ("response.content_part.added", with(json!({"part": part("")}))),
     ];
-    let delta = |word: &&str| ("response.output_text.delta", with(json!({"delta": *word, "logprobs": []})));
-    events.extend(WORDS.iter().map(delta));
+    let delta = |word: &String| ("response.output_text.delta", with(json!({"delta": word, "logprobs": []})));
+    events.extend(words.iter().map(delta));
     events.extend([
         ("response.output_text.done", with(json!({"text": whole, "logprobs": []}))),
         ("response.content_part.done", with(json!({"part": part(&whole)}))),
@@ -127,11 +172,15 @@ fn response_events(model: &str) -> Vec<String> {
             json!({"response": response(model, "completed", &[message("completed", &whole)])}),
         ),
     ]);
-    let numbered = |(number, (kind, data)): (usize, (&str, Value))| {
+    numbered(events)
+}
+
+fn numbered(events: Vec<(&str, Value)>) -> Vec<String> {
+    let event = |(number, (kind, data)): (usize, (&str, Value))| {
         let data = merged(&json!({"type": kind, "sequence_number": number}), data);
         format!("event: {kind}\ndata: {data}\n\n")
     };
-    events.into_iter().enumerate().map(numbered).collect()
+    events.into_iter().enumerate().map(event).collect()
 }
 
 fn merged(base: &Value, extra: Value) -> Value {

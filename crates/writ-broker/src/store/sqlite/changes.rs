@@ -2,13 +2,15 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::to_string;
-use writ_core::{LeaseEnd, LeaseId, LeaseState, Revoked, SessionId, Timestamp};
+use writ_core::{CredentialName, LeaseEnd, LeaseId, LeaseState, Revoked, SessionId, Timestamp};
 
 use super::{
     fault::{fault, plain},
     rows,
 };
-use crate::store::{Change, CredentialVersion, LeaseRecord, SessionRecord, StoreFault, StoredValue};
+use crate::store::{
+    Change, CredentialVersion, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+};
 
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreFault> {
     match change {
@@ -17,6 +19,14 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
             let removed =
                 run(connection, "DELETE FROM credential_versions WHERE name = ?1", [name.as_str()])?;
             if removed == 0 { Err(StoreFault::Missing(format!("credential {name}"))) } else { Ok(()) }
+        }
+        Change::PutOriginal(record) => put_original(connection, record),
+        Change::RemoveOriginal { path, written_sha256 } => {
+            let sql = "DELETE FROM originals WHERE path = ?1 AND written_sha256 = ?2";
+            match run(connection, sql, params![path, written_sha256])? {
+                0 => Err(StoreFault::Missing(format!("original of {path}"))),
+                _ => Ok(()),
+            }
         }
         Change::OpenSession(record) => open_session(connection, record),
         Change::EndSession { session, at, end } => end_session(connection, *session, *at, end),
@@ -48,10 +58,17 @@ fn put_credential(connection: &Connection, row: &CredentialVersion) -> Result<()
         .map(drop)
 }
 
+fn put_original(connection: &Connection, row: &OriginalRecord) -> Result<(), StoreFault> {
+    let sql = "INSERT OR REPLACE INTO originals (path, written_sha256, original_sha256, sealed, kept_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)";
+    let (written, original) = (row.written_sha256, row.original_sha256);
+    run(connection, sql, params![row.path, written, original, row.sealed, row.kept_at.millis()]).map(drop)
+}
+
 fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), StoreFault> {
     let sql = "INSERT INTO sessions (id, boot, workload, role, requester, program, directory, pid, level,
-             prompt_sha256, opened_at, expires_at, ended_at, end_reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+             prompt_sha256, resumed_from, opened_at, expires_at, ended_at, end_reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
@@ -66,6 +83,7 @@ fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), Stor
                 row.pid,
                 rows::level_name(row.level),
                 row.prompt_sha256,
+                row.resumed_from.as_ref().map(SessionId::as_bytes),
                 row.opened_at.millis(),
                 row.expires_at.millis(),
                 row.ended_at.map(Timestamp::millis),
@@ -113,7 +131,7 @@ fn open_lease(connection: &Connection, row: &LeaseRecord) -> Result<(), StoreFau
                 row.workload.as_str(),
                 row.role.as_str(),
                 row.target.as_str(),
-                row.credential.as_str(),
+                row.credential.as_ref().map(CredentialName::as_str),
                 row.engine,
                 row.version,
                 scope,

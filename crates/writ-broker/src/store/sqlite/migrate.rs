@@ -16,7 +16,11 @@ use super::fault::{io, plain};
 use crate::store::StoreFault;
 
 /// Each brings the schema from its index to the next number.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 
 /// "writ", in the header of every database of ours.
 const APPLICATION_ID: i64 = 0x7772_6974;

@@ -31,7 +31,9 @@ use std::{
 use rusqlite::Connection;
 use writ_core::{BoxFuture, CredentialName, LeaseId, SessionId};
 
-use super::{Change, CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, Store, StoreFault};
+use super::{
+    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, Store, StoreFault,
+};
 
 /// Connections for point reads.
 const POINT_READERS: usize = 3;
@@ -132,6 +134,10 @@ impl Store for SqliteStore {
 
     fn credentials(&self) -> BoxFuture<'_, Result<Vec<CredentialVersion>, StoreFault>> {
         self.list(rows::credentials)
+    }
+
+    fn originals(&self) -> BoxFuture<'_, Result<Vec<OriginalRecord>, StoreFault>> {
+        self.list(rows::originals)
     }
 
     fn session(&self, session: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreFault>> {

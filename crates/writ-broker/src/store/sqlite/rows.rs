@@ -7,7 +7,9 @@ use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
 use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
 
 use super::fault::plain;
-use crate::store::{CredentialVersion, LeaseFilter, LeaseRecord, SessionRecord, StoreFault, StoredValue};
+use crate::store::{
+    CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+};
 
 /// How many sessions, and how many ended leases, one answer holds.
 pub(super) const SCAN_MAX: u32 = 1000;
@@ -17,8 +19,8 @@ macro_rules! columns {
         "name, version, sealed, reference, set_at"
     };
     (session) => {
-        "id, boot, workload, role, requester, program, directory, pid, level, prompt_sha256, opened_at, \
-         expires_at, ended_at, end_reason"
+        "id, boot, workload, role, requester, program, directory, pid, level, prompt_sha256, resumed_from, \
+         opened_at, expires_at, ended_at, end_reason"
     };
     (lease) => {
         "id, session, boot, workload, role, target, credential, engine, version, scope, receipt, state, \
@@ -75,6 +77,12 @@ pub(super) fn credentials(connection: &Connection) -> Result<Vec<CredentialVersi
             (SELECT max(version) FROM credential_versions WHERE name = this.name) ORDER BY name"
     );
     all(connection, sql, (), decode_credential)
+}
+
+pub(super) fn originals(connection: &Connection) -> Result<Vec<OriginalRecord>, StoreFault> {
+    let sql = "SELECT path, written_sha256, original_sha256, sealed, kept_at FROM originals
+         ORDER BY path, kept_at DESC LIMIT ?1";
+    all(connection, sql, [SCAN_MAX], decode_original)
 }
 
 pub(super) fn session(
@@ -150,6 +158,17 @@ fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {
     Ok(CredentialVersion { name, version, value, set_at: cells.instant()? })
 }
 
+fn decode_original(row: &Row<'_>) -> Result<OriginalRecord, StoreFault> {
+    let mut cells = Cells(row, 0);
+    Ok(OriginalRecord {
+        path: cells.take()?,
+        written_sha256: cells.take()?,
+        original_sha256: cells.take()?,
+        sealed: cells.take()?,
+        kept_at: cells.instant()?,
+    })
+}
+
 fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
     let mut cells = Cells(row, 0);
     Ok(SessionRecord {
@@ -163,6 +182,7 @@ fn decode_session(row: &Row<'_>) -> Result<SessionRecord, StoreFault> {
         pid: cells.take()?,
         level: cells.named()?,
         prompt_sha256: cells.take()?,
+        resumed_from: cells.optional_id()?,
         opened_at: cells.instant()?,
         expires_at: cells.instant()?,
         ended_at: cells.take::<Option<i64>>()?.map(Timestamp::from_millis),
@@ -179,7 +199,7 @@ fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
         workload: cells.parsed()?,
         role: cells.parsed()?,
         target: cells.parsed()?,
-        credential: cells.parsed()?,
+        credential: cells.optional_name()?,
         engine: cells.take()?,
         version: cells.take()?,
         scope: cells.json()?,
@@ -218,6 +238,22 @@ impl Cells<'_> {
     fn id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
         let text = uuid::Uuid::from_bytes(self.take()?).to_string();
         text.parse().map_err(|error: T::Err| StoreFault::Damaged(error.to_string()))
+    }
+
+    fn optional_id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, StoreFault> {
+        let at = self.1;
+        match self.take::<Option<[u8; 16]>>()? {
+            None => Ok(None),
+            Some(_) => Cells(self.0, at).id().map(Some),
+        }
+    }
+
+    fn optional_name<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, StoreFault> {
+        let at = self.1;
+        match self.take::<Option<String>>()? {
+            None => Ok(None),
+            Some(_) => Cells(self.0, at).parsed().map(Some),
+        }
     }
 
     fn instant(&mut self) -> Result<Timestamp, StoreFault> {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::{Options, SqliteStore, migrate, open, rows, writer};
-use crate::store::{Change, LeaseFilter, Store, StoreFault, suite};
+use crate::store::{Change, LeaseFilter, LeaseRecord, SessionRecord, Store, StoreFault, suite};
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(work)
@@ -110,7 +110,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     outside(&path, "PRAGMA journal_mode = DELETE; PRAGMA user_version = 99");
     let before = fs::read(&path).unwrap();
     let fault = refused(&path, Options::default());
-    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 1 }), "{fault}");
+    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 3 }), "{fault}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -125,8 +125,18 @@ fn another_programs_database_is_refused_and_left_alone() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
-const NEXT: &[&str] = &[migrate::MIGRATIONS[0], "ALTER TABLE meta ADD COLUMN note TEXT"];
-const BROKEN: &[&str] = &[migrate::MIGRATIONS[0], "CREATE TABLE half (x); ALTER TABLE nothing ADD COLUMN y"];
+const NEXT: &[&str] = &[
+    migrate::MIGRATIONS[0],
+    migrate::MIGRATIONS[1],
+    migrate::MIGRATIONS[2],
+    "ALTER TABLE meta ADD COLUMN note TEXT",
+];
+const BROKEN: &[&str] = &[
+    migrate::MIGRATIONS[0],
+    migrate::MIGRATIONS[1],
+    migrate::MIGRATIONS[2],
+    "CREATE TABLE half (x); ALTER TABLE nothing ADD COLUMN y",
+];
 
 #[test]
 fn an_upgrade_copies_the_file_first() {
@@ -134,21 +144,50 @@ fn an_upgrade_copies_the_file_first() {
     let store = opened(&path);
     block_on(store.apply(vec![meta("before", 5)])).unwrap();
     drop(store);
-    let backup = migrate::backup_path(&path, 2);
+    let backup = migrate::backup_path(&path, 4);
     assert!(!backup.exists(), "a new store needs no backup");
 
     let store = SqliteStore::open(&path, Options { migrations: NEXT, ..Options::default() }).unwrap();
     block_on(store.apply(vec![meta("after", 5)])).unwrap();
     assert!(block_on(store.meta("before".to_owned())).unwrap().is_some());
     drop(store);
-    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 2, known: 1 }));
+    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 4, known: 3 }));
 
     // The copy is a store of the old version, whole, and private.
     assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v2");
+    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v4");
     let old = opened(&backup);
     assert!(block_on(old.meta("before".to_owned())).unwrap().is_some());
     assert_eq!(block_on(old.meta("after".to_owned())).unwrap(), None);
+}
+
+/// What a store of version 1 holds is there afterwards, and what it could not hold finds room.
+#[test]
+fn version_1_becomes_the_newest() {
+    let (_directory, path) = place();
+    let first = Options { migrations: &migrate::MIGRATIONS[..1], ..Options::default() };
+    drop(SqliteStore::open(&path, first).unwrap());
+    outside(
+        &path,
+        "INSERT INTO sessions SELECT x'01a3185c500071018101010101010101', x'01a3185c500071018101010101010103',
+             'spiffe://writ.local/a', 'dev', 'ada', 'p', 'd', 1, 'advisory', NULL, 1, 2, NULL, NULL;
+         INSERT INTO leases SELECT x'01a3185c500071018101010101010102', id, boot, workload, role, 't', 'c', 'static', 1,
+             '{\"authority\":\"t.example\",\"grants\":[]}', 'null', 'active', NULL, NULL, 1, 2, NULL, NULL FROM sessions;",
+    );
+    let store = opened(&path);
+    let old = block_on(store.leases(LeaseFilter::default())).unwrap();
+    assert_eq!(
+        old.iter().map(|lease| lease.credential.clone()).collect::<Vec<_>>(),
+        [Some(suite::name("c"))]
+    );
+    assert_eq!(block_on(store.sessions(false)).unwrap()[0].resumed_from, None);
+    let session = SessionRecord { resumed_from: Some(suite::session(9).session), ..suite::session(1) };
+    let lease = LeaseRecord { credential: None, ..suite::lease(1, 1) };
+    block_on(store.apply(vec![Change::OpenSession(session.clone()), Change::OpenLease(lease.clone())]))
+        .unwrap();
+    assert_eq!(block_on(store.session(session.session)).unwrap(), Some(session));
+    assert_eq!(block_on(store.lease(lease.lease)).unwrap().unwrap().credential, None);
+    assert!(migrate::backup_path(&path, 3).exists());
 }
 
 #[test]
@@ -334,7 +373,7 @@ fn the_durable_settings_are_on() {
         ("trusted_schema", 0),
         ("secure_delete", 1),
         ("wal_autocheckpoint", 0),
-        ("user_version", 1),
+        ("user_version", 3),
     ] {
         let found: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
         assert_eq!(found, value, "{pragma}");

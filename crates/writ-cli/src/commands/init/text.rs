@@ -1,6 +1,6 @@
 //! The configuration that `writ init` writes.
 
-use super::Found;
+use super::Service;
 
 const EXAMPLE: &str = r#"
 # A credential, a target that takes it, and a grant for a role:
@@ -20,26 +20,28 @@ const EXAMPLE: &str = r#"
 "#;
 
 /// `writ.toml` for the keys that were taken over.
-pub(super) fn configuration(taken: &[Found], accept_below_confined: bool) -> String {
+pub(super) fn configuration(taken: &[&Service], accept_below_confined: bool) -> String {
     let uid = rustix::process::getuid().as_raw();
     let mut text = format!(
         "# writ's configuration. It is yours: agents may not change it. Format: docs/reference/configuration.md\n\
-         version = 1\n# Programs reach declared targets only.\negress = \"listed\"\n\n\
+         version = 1\n\
+         # Hosts that no target names: public ones pass untouched, without credentials, and writ seen lists them. Private and\n\
+         # metadata addresses do not. With \"listed\", programs reach declared targets only.\n\
+         egress = \"public\"\n\n\
          [seal]\nkind = \"key-file\"\n\
          # Programs run as you, unconfined, and could read the key file. Sessions are refused without this line.\n\
          accept_below_confined = {accept_below_confined}\n\n[run]\nrole = \"dev\"\n"
     );
     let mut grants = Vec::new();
-    for found in taken {
+    for service in taken {
         text.push_str(&format!(
             "\n[[credential]]\nname = \"{}\"\nenv = {:?}\n",
-            found.name,
-            found.presets.first().map_or(&[][..], |preset| preset.env)
+            service.name, service.variables
         ));
-        for preset in &found.presets {
+        for preset in &service.presets {
             text.push_str(&format!(
                 "\n[[target]]\nname = \"{0}\"\npreset = \"{0}\"\ncredential = \"{1}\"\n",
-                preset.name, found.name
+                preset.name, service.name
             ));
             grants.push(format!("  {{ target = \"{}\", paths = {:?} }},\n", preset.name, preset.paths));
         }

@@ -158,7 +158,7 @@ impl Brokerage for Broker {
             state.leases.push(lease);
             Ok(Granted {
                 lease,
-                credential: name.parse().unwrap(),
+                credential: (!secret.is_empty()).then(|| name.parse().unwrap()),
                 credential_type: "static".into(),
                 scope: Scope {
                     authority: host.parse().unwrap(),
@@ -166,8 +166,10 @@ impl Brokerage for Broker {
                 },
                 issued_at,
                 expires_at: issued_at.saturating_add(state.ttl.unwrap_or("15m".parse().unwrap())),
-                sealed: seal(&Secret::new(secret.into_bytes()), state.recipient.as_ref().unwrap(), &place)
-                    .unwrap(),
+                sealed: (!secret.is_empty()).then(|| {
+                    let secret = Secret::new(secret.into_bytes());
+                    seal(&secret, state.recipient.as_ref().unwrap(), &place).unwrap()
+                }),
             })
         })
     }

@@ -44,15 +44,7 @@ impl Client<'_> {
         raw.say(&connect_request(host, &basic(PASSWORD))).await;
         let head = raw.head().await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.world.ca_pem.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![self.alpn.as_bytes().to_vec()];
+        let config = trusting(&self.world.ca_pem, self.alpn);
         let name = ServerName::try_from(sni.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, raw.0).await
     }
@@ -66,16 +58,7 @@ impl Client<'_> {
     }
 
     pub async fn sender_as(&self, host: &str, sni: &str) -> Sender {
-        let tls = TokioIo::new(self.tunnel(host, sni).await.unwrap());
-        if self.alpn == "h2" {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), tls).await.unwrap();
-            tokio::spawn(connection);
-            Sender::H2(sender)
-        } else {
-            let (sender, connection) = http1::handshake(tls).await.unwrap();
-            tokio::spawn(connection);
-            Sender::H1(sender)
-        }
+        Sender::over(self.tunnel(host, sni).await.unwrap(), self.alpn).await
     }
 
     /// One request on a connection of its own.
@@ -85,6 +68,19 @@ impl Client<'_> {
 }
 
 impl Sender {
+    pub async fn over(tls: TlsStream<TcpStream>, alpn: &str) -> Self {
+        let tls = TokioIo::new(tls);
+        if alpn == "h2" {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), tls).await.unwrap();
+            tokio::spawn(connection);
+            Self::H2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(tls).await.unwrap();
+            tokio::spawn(connection);
+            Self::H1(sender)
+        }
+    }
+
     pub async fn send(
         &mut self,
         host: &str,
@@ -178,6 +174,20 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Raw<S> {
         }
         String::from_utf8_lossy(&rest).into_owned()
     }
+}
+
+/// TLS that trusts these roots only.
+pub fn trusting(pem: &str, alpn: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config
 }
 
 pub fn basic(password: &str) -> String {

@@ -3,10 +3,12 @@
 
 mod broker;
 mod client;
+mod space;
 mod upstream;
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc,
@@ -18,14 +20,15 @@ use std::{
 use tempfile::TempDir;
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
-    Clock, DataPlane, Door, Egress, Injection, Level, Place, PlaceholderEntry, RoutePlan, SessionId,
-    SessionPlan, Shape, Timestamp,
+    Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, Place, PlaceholderEntry, RoutePlan,
+    SessionId, SessionPlan, Shape, Timestamp,
 };
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
 pub use broker::Broker;
 pub use broker::PATIENCE;
-pub use client::{Raw, basic, connect_request, get, post, text};
+pub use client::{Raw, Sender, basic, connect_request, get, post, text, trusting};
+pub use space::{Inside, OWN, Space, isolated, parrot, query};
 pub use upstream::{Reply, Upstream, echo, full, reply, shared};
 
 pub const HOST: &str = "api.vendor.example";
@@ -61,6 +64,7 @@ pub struct World {
     pub session: SessionId,
     pub address: SocketAddr,
     pub ca_pem: String,
+    pub named: Vec<NamedAddress>,
     pub stream: Stream,
     log: TempDir,
 }
@@ -70,6 +74,8 @@ pub struct Setup {
     pub plan: SessionPlan,
     pub names: Arc<dyn Names>,
     pub workers: usize,
+    /// Without any, a proxy's door on loopback is made.
+    pub doors: Vec<(Door, OwnedFd)>,
 }
 
 pub fn placeholder(credential: &str) -> PlaceholderEntry {
@@ -87,7 +93,7 @@ pub fn route(name: &str, host: &str, upstream: &Upstream) -> RoutePlan {
     RoutePlan {
         target: name.parse().unwrap(),
         authority: host.parse().unwrap(),
-        credential: name.parse().unwrap(),
+        credential: Some(name.parse().unwrap()),
         tunnel: false,
         injections: vec![
             injection(Place::Bearer),
@@ -129,6 +135,7 @@ impl World {
             },
             names: Arc::new(SystemNames),
             workers: 2,
+            doors: Vec::new(),
         };
         change(&mut setup);
         let broker = Broker::new(clock.clone());
@@ -147,9 +154,13 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let ready = proxy.open(setup.plan, vec![(Door::Proxy, listener.into())]).await.unwrap();
+        if setup.doors.is_empty() {
+            setup.doors.push((Door::Proxy, listener.into()));
+        }
+        let ready = proxy.open(setup.plan, setup.doors).await.unwrap();
         broker.recipient(ready.recipient);
-        Self { proxy, broker, clock, upstream, session, address, ca_pem: ready.ca_pem, stream, log }
+        let (ca_pem, named) = (ready.ca_pem, ready.named);
+        Self { proxy, broker, clock, upstream, session, address, ca_pem, named, stream, log }
     }
 
     pub fn client(&self, alpn: &'static str) -> client::Client<'_> {
@@ -198,6 +209,24 @@ impl World {
             (event.kind == Kind::Refused).then(|| (event.action, event.resource.host.unwrap_or_default()))
         };
         self.events().await.into_iter().filter_map(refused).collect()
+    }
+
+    /// The same, with ports, once there are so many.
+    pub async fn refused(&self, count: usize) -> Vec<(String, String, u16)> {
+        loop {
+            let refused = |event: Event| {
+                let resource = event.resource;
+                (event.kind == Kind::Refused).then(|| {
+                    (event.action, resource.host.unwrap_or_default(), resource.port.unwrap_or_default())
+                })
+            };
+            let refused: Vec<_> = self.events().await.into_iter().filter_map(refused).collect();
+            if refused.len() >= count {
+                assert_eq!(refused.len(), count, "{refused:?}");
+                return refused;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 

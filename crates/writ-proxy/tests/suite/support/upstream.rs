@@ -63,8 +63,15 @@ impl Upstream {
     where
         F: Fn(Request<Incoming>) -> BoxFuture<'static, Reply> + Send + Sync + 'static,
     {
+        Self::start_at("127.0.0.1:0", alpn, handler).await
+    }
+
+    pub async fn start_at<F>(address: &str, alpn: &[&str], handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> BoxFuture<'static, Reply> + Send + Sync + 'static,
+    {
         let (ca_pem, config) = tls(alpn);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let record = Arc::new(Record::default());
         tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), record.clone(), Arc::new(handler)));

@@ -1,0 +1,267 @@
+//! A machine with something to find: a daemon with a key, a neighbor with another, sockets, files, start-up files.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{TcpListener, UdpSocket},
+    os::{
+        fd::AsRawFd as _,
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::PermissionsExt as _,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use serde_json::json;
+use writ_testkit::{Canary, Shape};
+
+use crate::{
+    account::{Account, Who},
+    attacks::{Attack, Evidence},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Advisory,
+    Confined,
+}
+
+/// What one try came to.
+pub struct Tried {
+    /// The script came to its end, or got what it wanted.
+    pub ran: bool,
+    pub obtained: bool,
+    pub told: String,
+}
+
+pub struct Scene {
+    pub account: Account,
+    pub key: Canary,
+    victim: Child,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    abstract_name: String,
+    /// Held for as long as the scene: what listens is what can be reached.
+    _listeners: Vec<UnixListener>,
+    inherited: File,
+}
+
+/// In front of every script.
+const PRELUDE: &str = r#"
+import ctypes, fcntl, json, os, signal, socket, subprocess, sys
+A = json.loads(os.environ["ATTACK"])
+libc = ctypes.CDLL(None, use_errno=True)
+def got(what=""):
+    print("OBTAINED", what, flush=True)
+    sys.exit(0)
+def read(path):
+    with open(path, "rb") as f:
+        return f.read(1 << 20)
+def canary(data):
+    if A["canary"].encode() in data: got("a key")
+def check(result, what):
+    if result < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), what)
+    return result
+try:
+"#;
+const POSTLUDE: &str = r#"
+except (OSError, subprocess.SubprocessError) as fault:
+    print("REFUSED", type(fault).__name__, fault)
+print("TRIED", flush=True)
+"#;
+
+/// Known credential files and start-up files, below the home directory. `{}` is a key.
+const HOME_FILES: &[(&str, &str)] = &[
+    (".netrc", "machine git.example login ada password {}\n"),
+    (".aws/credentials", "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = {}\n"),
+    (".config/gh/hosts.yml", "github.com:\n    oauth_token: {}\n    user: ada\n"),
+    (".docker/config.json", "{\"auths\":{\"registry.example\":{\"auth\":\"{}\"}}}\n"),
+    (".git-credentials", "https://ada:{}@git.example\n"),
+    (".npmrc", "//registry.example/:_authToken={}\n"),
+    (".kube/config", "users:\n- name: ada\n  user:\n    token: {}\n"),
+    (".ssh/id_ed25519", "-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n-----END OPENSSH PRIVATE KEY-----\n"),
+    (".claude/.credentials.json", "{\"claudeAiOauth\":{\"accessToken\":\"{}\"}}\n"),
+    (".codex/auth.json", "{\"OPENAI_API_KEY\":\"{}\"}\n"),
+    (".pypirc", "[pypi]\nusername = __token__\npassword = {}\n"),
+    (".bashrc", "# start-up\n"),
+    (".gitconfig", "[user]\n\tname = Ada\n"),
+];
+
+impl Scene {
+    pub fn new(who: Who) -> Self {
+        let account = Account::new(who);
+        let key = Canary::new(Shape::OpenAi);
+        for name in ["home", "work", "writ"] {
+            account.directory(name);
+        }
+        fs::set_permissions(account.path("writ"), fs::Permissions::from_mode(0o700)).unwrap();
+        for (name, content) in HOME_FILES {
+            account.file(&format!("home/{name}"), &content.replace("{}", key.value()));
+        }
+        account.file("writ/writ.toml", &configuration(account.uid()));
+        account.file("work/readme", "hello\n");
+        let sockets = [account.path("home/agent.sock"), account.path("work/docker.sock")];
+        let mut listeners: Vec<UnixListener> = sockets.iter().map(|path| open_to_all(path)).collect();
+        let abstract_name = format!("writ-escape-{}", account.dir.path().display());
+        let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
+        listeners.push(UnixListener::bind_addr(&address).unwrap());
+        let inherited = File::open(account.file("secret", key.value())).unwrap();
+        let victim = victim(&account, key.value());
+        let scene = Self {
+            account,
+            key,
+            victim,
+            tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
+            udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
+            abstract_name,
+            _listeners: listeners,
+            inherited,
+        };
+        let out = scene.writ(&["credential", "set", "k"], scene.key.value());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        scene
+    }
+
+    /// Runs the script under `writ run`, and judges.
+    pub fn attack(&self, attack: &Attack, level: Level) -> Tried {
+        let body: String = attack.script.trim().lines().map(|line| format!("    {line}\n")).collect();
+        let script = format!("{PRELUDE}{body}{POSTLUDE}");
+        let how = match level {
+            Level::Advisory => "--no-confine",
+            Level::Confined => "--require=confined",
+        };
+        let mut command = self.command();
+        command.args(["run", how, "--", "python3", "-c", &script]);
+        command.env("ATTACK", self.facts().to_string());
+        // Descriptors that the caller left open are the caller's mistake; the agent must not get them.
+        fcntl_setfd(&self.inherited, FdFlags::empty()).unwrap();
+        let out = command.stdin(Stdio::null()).output().unwrap();
+        fcntl_setfd(&self.inherited, FdFlags::CLOEXEC).unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        let says = said.lines().any(|line| line.starts_with("OBTAINED"));
+        let obtained = match attack.evidence {
+            Evidence::Says => says,
+            Evidence::Host(holds) => holds(self),
+        };
+        let told = format!("{}\n{said}{}", out.status, String::from_utf8_lossy(&out.stderr));
+        Tried { ran: says || said.lines().any(|line| line == "TRIED"), obtained, told }
+    }
+
+    /// Whether somebody holds a lock on this file.
+    pub fn is_locked(&self, name: &str) -> bool {
+        let file = File::open(self.account.path(name)).unwrap();
+        !writ_sys::flock_exclusive_nonblocking(&file).unwrap()
+    }
+
+    /// The host's own copy of a file, as text.
+    pub fn host_file(&self, name: &str) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(self.account.path(name)) {
+            file.read_to_string(&mut text).unwrap();
+        }
+        text
+    }
+
+    fn facts(&self) -> serde_json::Value {
+        let path = |name: &str| self.account.path(name).display().to_string();
+        json!({
+            "canary": self.key.value(),
+            "home": path("home"),
+            "work": path("work"),
+            "writ_home": path("writ"),
+            "writ": self.account.writ,
+            "secret": path("secret"),
+            "daemon": self.daemon(),
+            "victim": self.victim.id(),
+            "tcp": self.tcp.local_addr().unwrap().port(),
+            "udp": self.udp.local_addr().unwrap().port(),
+            "abstract": self.abstract_name,
+            "descriptor": self.inherited.as_raw_fd(),
+            "marker": format!("writ-escape-{}", std::process::id()),
+        })
+    }
+
+    /// Whether a datagram of the agent's came.
+    pub fn datagram_came(&self) -> bool {
+        self.udp.set_nonblocking(true).unwrap();
+        self.udp.recv(&mut [0; 16]).is_ok()
+    }
+
+    fn daemon(&self) -> Option<i32> {
+        let stream =
+            std::os::unix::net::UnixStream::connect(self.account.path("writ/run/control.sock")).ok()?;
+        rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.account.command(&self.account.writ);
+        command
+            .env("HOME", self.account.path("home"))
+            .env("WRIT_HOME", self.account.path("writ"))
+            .env("WRIT_IDLE_SECONDS", "60")
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8")
+            .current_dir(self.account.path("work"));
+        command
+    }
+
+    fn writ(&self, args: &[&str], input: &str) -> std::process::Output {
+        let mut command = self.command();
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.writ(&["stop"], "");
+        let _ = self.victim.kill();
+        let _ = self.victim.wait();
+    }
+}
+
+fn configuration(uid: u32) -> String {
+    format!(
+        r#"version = 1
+egress = "listed"
+[seal]
+kind = "key-file"
+accept_below_confined = true
+[[credential]]
+name = "k"
+env = ["OPENAI_API_KEY"]
+[[target]]
+name = "t"
+preset = "openai"
+credential = "k"
+[[role]]
+name = "dev"
+grants = [{{ target = "t" }}]
+[[workload]]
+spiffe_id = "spiffe://writ.local/dev"
+selectors = ["unix:uid:{uid}"]
+role = "dev"
+"#
+    )
+}
+
+fn open_to_all(path: &Path) -> UnixListener {
+    let listener = UnixListener::bind(path).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    listener
+}
+
+/// Another process of the same account, with a key in its environment.
+fn victim(account: &Account, key: &str) -> Child {
+    let mut command = account.command(Path::new("sleep"));
+    command.arg("600").env("PATH", "/usr/bin:/bin").env("NEIGHBORS_KEY", key);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}

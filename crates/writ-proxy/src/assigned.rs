@@ -1,0 +1,152 @@
+//! The names that a session has asked for, and the addresses that stand for them inside of it.
+//!
+//! ```text
+//!   name ──► number ──► 198.18.0.0/15 (RFC 2544), fd77:7269:7400::/64 (RFC 4193) ──► number ──► name
+//! ```
+//!
+//! An address means nothing outside of its session, leads nowhere by itself, and is for one name as long as the session lives: whoever
+//! keeps an address longer than a resolver would still reaches the name that it was given for. So nothing can be bound
+//! anew to an address that was judged.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use writ_core::Host;
+
+/// Names of one session: the addresses of 198.18.0.0/15, but its first and its last.
+const NAMES_MAX: usize = (1 << 17) - 2;
+/// 198.18.0.0.
+const FIRST_V4: u32 = 0xc612_0000;
+/// fd77:7269:7400::, a unique local network.
+const FIRST_V6: u128 = 0xfd77_7269_7400_0000_0000_0000_0000_0000;
+
+/// No address is left.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session has asked for more names than it may")]
+pub(crate) struct Exhausted;
+
+/// The addresses of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+}
+
+/// One session's names.
+pub(crate) struct Assigned {
+    table: Mutex<Table>,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
+}
+
+impl Assigned {
+    pub(crate) fn new() -> Self {
+        Self::with_limit(NAMES_MAX)
+    }
+
+    fn with_limit(limit: usize) -> Self {
+        Self { table: Mutex::default(), limit }
+    }
+
+    /// The addresses of a name, the same at every call.
+    pub(crate) fn assign(&self, host: &Host) -> Result<Addresses, Exhausted> {
+        let mut table = self.table();
+        if let Some(number) = table.numbers.get(host.as_str()) {
+            return Ok(addresses(*number));
+        }
+        let number = u32::try_from(table.names.len()).map_err(|_| Exhausted)?;
+        if table.names.len() >= self.limit {
+            return Err(Exhausted);
+        }
+        let name: Arc<str> = host.as_str().into();
+        table.names.push(name.clone());
+        table.numbers.insert(name, number);
+        Ok(addresses(number))
+    }
+
+    /// The name that an address was given for; `None` for one that never was.
+    pub(crate) fn name(&self, address: IpAddr) -> Option<Host> {
+        let number = match address {
+            IpAddr::V4(v4) => u32::from(v4).checked_sub(FIRST_V4 + 1)?,
+            IpAddr::V6(v6) => u32::try_from(u128::from(v6).checked_sub(FIRST_V6 + 1)?).ok()?,
+        };
+        let name = self.table().names.get(usize::try_from(number).ok()?)?.clone();
+        name.parse().ok()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn addresses(number: u32) -> Addresses {
+    // A number is less than NAMES_MAX, so neither sum leaves its network.
+    let v4 = Ipv4Addr::from(FIRST_V4.saturating_add(1).saturating_add(number));
+    let v6 = Ipv6Addr::from(FIRST_V6.saturating_add(1).saturating_add(number.into()));
+    Addresses { v4, v6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Host {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_name_keeps_its_addresses_and_an_address_its_name() {
+        let names = Assigned::new();
+        let first = names.assign(&host("a.example")).unwrap();
+        assert_eq!(first.v4.to_string(), "198.18.0.1");
+        assert_eq!(first.v6.to_string(), "fd77:7269:7400::1");
+        let second = names.assign(&host("b.example")).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(names.assign(&host("A.Example")).unwrap(), first, "names have no case");
+        for (addresses, name) in [(first, "a.example"), (second, "b.example")] {
+            assert_eq!(names.name(addresses.v4.into()), Some(host(name)));
+            assert_eq!(names.name(addresses.v6.into()), Some(host(name)));
+        }
+    }
+
+    #[test]
+    fn an_address_that_was_not_assigned_has_no_name() {
+        let names = Assigned::new();
+        names.assign(&host("a.example")).unwrap();
+        for address in [
+            "198.18.0.0",
+            "198.18.0.2",
+            "198.17.255.255",
+            "1.1.1.1",
+            "127.0.0.1",
+            "fd77:7269:7400::",
+            "fd77:7269:7400::2",
+            "fd77:7269:7400:1::1",
+            "fd77:7269:7400::1:0:1",
+            "::1",
+            "::ffff:198.18.0.1",
+        ] {
+            assert_eq!(names.name(address.parse().unwrap()), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_last_address_is_inside_and_then_there_is_none() {
+        let last = u32::try_from(NAMES_MAX).unwrap() - 1;
+        assert_eq!(addresses(last).v4.to_string(), "198.19.255.254");
+        let names = Assigned::with_limit(2);
+        for name in ["a.example", "b.example"] {
+            names.assign(&host(name)).unwrap();
+        }
+        assert_eq!(names.assign(&host("c.example")), Err(Exhausted));
+        assert!(names.assign(&host("a.example")).is_ok(), "a known name is still answered");
+    }
+}
