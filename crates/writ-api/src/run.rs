@@ -52,7 +52,10 @@ pub struct Open {
 }
 
 /// What the broker says.
-#[expect(clippy::large_enum_variant, reason = "one message at a time, and the large one once in a conversation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one message at a time, and the large one once in a conversation"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromBroker {

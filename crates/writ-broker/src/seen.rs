@@ -50,8 +50,8 @@ pub(crate) async fn seen(
 /// What is known of one host and port.
 struct Row {
     seen: SeenRow,
-    /// Method and path of the last refusal that had them.
-    request: Option<(String, String)>,
+    /// Method of the last refusal, and its path, as far as they are on record.
+    request: (Option<String>, Option<String>),
     /// The address that the name led to, when that was refused.
     address: Option<String>,
 }
@@ -85,13 +85,11 @@ enum Became {
 }
 
 impl Became {
-    /// `None` for what is no attempt to reach something. A request of the data plane is counted once: what was refused when its
-    /// lease was asked for is refused there too.
+    /// `None` for what is no attempt to reach something. An acquisition that was refused is not one of its own: the data plane records
+    /// the request that needed it.
     fn of(event: &Event) -> Option<Self> {
         match (event.kind, event.outcome.result) {
-            (Kind::Refused, _) | (Kind::Use, Verdict::Refused) | (Kind::Acquire, Verdict::Refused) => {
-                Some(Self::Refused)
-            }
+            (Kind::Refused, _) | (Kind::Use, Verdict::Refused) => Some(Self::Refused),
             (Kind::Use, _) if event.action.ends_with(TUNNEL) => Some(Self::Tunnelled),
             (Kind::Use, _) => Some(Self::Used),
             _ => None,
@@ -138,7 +136,7 @@ impl Row {
             reason: None,
             lines: Vec::new(),
         };
-        Self { seen, request: None, address: None }
+        Self { seen, request: (None, None), address: None }
     }
 
     fn add(&mut self, event: &Event, became: Became, at: Timestamp) {
@@ -159,7 +157,7 @@ impl Row {
         }
         if became == Became::Refused {
             seen.reason.clone_from(&event.outcome.reason);
-            self.request = event.resource.method.clone().zip(event.resource.path.clone());
+            self.request = (event.resource.method.clone(), event.resource.path.clone());
             self.address.clone_from(&event.resource.dialled);
         }
     }
@@ -187,30 +185,34 @@ fn lines(resolved: &Resolved, row: &Row) -> Vec<String> {
             lines
         }
         ("unlisted-host" | "denied", Some(_)) => grants(&name, seen, None),
-        ("out-of-scope", Some(_)) => grants(&name, seen, row.request.as_ref()),
-        ("forbidden-address", Some(_)) => row.address.as_deref().and_then(network).into_iter().collect(),
+        ("out-of-scope", Some(_)) => grants(&name, seen, Some(&row.request)),
+        ("forbidden-address", Some(_)) => vec![network(&name, row.address.as_deref())],
         _ => Vec::new(),
     }
 }
 
-/// A grant for each role that tried.
-fn grants(target: &str, seen: &SeenRow, request: Option<&(String, String)>) -> Vec<String> {
-    let hashed = |text: &str| text.contains("h:") || text.contains('"');
-    let bounds = request
-        .filter(|(method, path)| !hashed(method) && !hashed(path))
-        .map_or_else(String::new, |(method, path)| {
-            format!(", methods = [\"{method}\"], paths = [\"{path}\"]")
-        });
+/// A grant for each role that tried, bounded by what is on record of the request.
+fn grants(target: &str, seen: &SeenRow, request: Option<&(Option<String>, Option<String>)>) -> Vec<String> {
+    let plain = |text: &&String| !text.contains("h:") && !text.contains(['"', '\\']);
+    let bound = |key: &str, text: Option<&String>| {
+        text.filter(plain).map(|text| format!(", {key} = [\"{text}\"]")).unwrap_or_default()
+    };
+    let (method, path) = request.map_or((None, None), |(method, path)| (method.as_ref(), path.as_ref()));
+    let bounds = bound("methods", method) + &bound("paths", path);
     let roles: BTreeSet<&String> = seen.roles.iter().collect();
-    roles
-        .into_iter()
-        .map(|role| format!("{{ target = \"{target}\"{bounds} }}  # into the grants of the role {role}"))
-        .collect()
+    let line =
+        |role: &String| format!("{{ target = \"{target}\"{bounds} }}  # into the grants of the role {role}");
+    roles.into_iter().map(line).collect()
 }
 
-/// The line for the one address that was refused.
-fn network(address: &str) -> Option<String> {
-    let ip =
-        address.parse::<std::net::SocketAddr>().map(|at| at.ip()).ok().or_else(|| address.parse().ok())?;
-    Some(format!("allow_private = [\"{ip}/{}\"]", if ip.is_ipv4() { 32 } else { 128 }))
+/// The line for the address that was refused, or for the network that is not on record.
+fn network(target: &str, address: Option<&str>) -> String {
+    let ip = address.and_then(|at| at.parse::<std::net::SocketAddr>().ok()).map(|at| at.ip());
+    match ip {
+        Some(ip) => {
+            let bits = if ip.is_ipv4() { 32 } else { 128 };
+            format!("allow_private = [\"{ip}/{bits}\"]  # into the target {target}")
+        }
+        None => format!("allow_private = [\"…\"]  # the network that it leads to, into the target {target}"),
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use writ_testkit::{Faults, Provider, Ran, Scene};
+use writ_testkit::{Faults, Provider, Ran, Scene, SceneConfig};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 
@@ -52,20 +52,36 @@ const COMMANDS: [&[&str]; 8] = [
     &["doctor"],
 ];
 
-/// What the first run must have met, or its scan would prove less than it says.
-const TOLD: [&str; 7] = [
-    "[writ:openai]",
-    "urn:writ:refusal:placeholder-elsewhere",
-    "urn:writ:refusal:upstream-failed",
-    "urn:writ:refusal:denied",
-    "CONNECT tunnel failed, response 403",
-    "CONNECT tunnel failed, response 407",
-    "curl: (92)",
-];
+/// A level, and what the first run at it must have met, or its scan would prove less than it says.
+type At = (&'static [&'static str], &'static [&'static str]);
 
-fn scene() -> Scene {
+const CONFINED: At = (
+    &["--require", "confined"],
+    &[
+        "[writ:openai]",
+        "urn:writ:refusal:placeholder-elsewhere",
+        "urn:writ:refusal:upstream-failed",
+        "urn:writ:refusal:unlisted-host",
+        "curl: (35)",
+        "curl: (92)",
+    ],
+);
+const ADVISORY: At = (
+    &["--no-confine"],
+    &[
+        "[writ:openai]",
+        "urn:writ:refusal:placeholder-elsewhere",
+        "urn:writ:refusal:upstream-failed",
+        "urn:writ:refusal:denied",
+        "CONNECT tunnel failed, response 403",
+        "CONNECT tunnel failed, response 407",
+        "curl: (92)",
+    ],
+);
+
+fn scene(options: &[&str]) -> Scene {
     use Provider::{Anthropic, Gemini, GitHub, GitLab, OpenAi};
-    Scene::start(WRIT, &[OpenAi, Anthropic, Gemini, GitHub, GitLab]).unwrap()
+    SceneConfig::of(&[OpenAi, Anthropic, Gemini, GitHub, GitLab]).options(options).start(WRIT).unwrap()
 }
 
 /// Everything that a busy day printed.
@@ -94,12 +110,18 @@ fn files(scene: &Scene) -> (Vec<PathBuf>, usize) {
 
 #[test]
 fn no_window_of_a_key_is_anywhere() {
-    let scene = scene();
+    for (options, met) in [CONFINED, ADVISORY] {
+        busy_day(options, met);
+    }
+}
+
+fn busy_day(options: &[&str], met: &[&str]) {
+    let scene = scene(options);
     let ran = busy(&scene);
     let first = ran.first().unwrap();
     assert_eq!(first.code, Some(0), "{}", first.told());
     assert!(first.out().matches("HTTP/2 200").count() >= 10, "the day was busy: {}", first.told());
-    for told in TOLD {
+    for told in met {
         assert!(first.told().contains(told), "not {told}: {}", first.told());
     }
     for ran in &ran {
@@ -124,7 +146,7 @@ fn no_window_of_a_key_is_anywhere() {
 /// The search finds what it searches for: a key written by hand, raw and encoded, is found.
 #[test]
 fn the_search_itself_is_not_blind() {
-    let scene = scene();
+    let scene = scene(ADVISORY.0);
     assert!(files(&scene).0.is_empty());
     for provider in [Provider::OpenAi, Provider::GitLab] {
         let key = scene.canary(provider).unwrap().value();

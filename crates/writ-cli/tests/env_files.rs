@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
-use writ_testkit::{Canary, Config, Home, ROLE, Ran, Shape, Standin, StandinConfig, Target};
+use writ_testkit::{Canary, Config, Home, Pty, ROLE, Ran, Shape, Standin, StandinConfig, Target};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 /// Of the status `writ failed`.
@@ -266,6 +266,46 @@ fn without_a_terminal_and_without_yes_nothing_happens() {
     tree.home.close().unwrap();
 }
 
+/// Each key has a question of its own, and no is no.
+#[test]
+fn at_a_terminal_each_key_is_asked_for() {
+    let tree = Tree::new();
+    let before = tree.write(".env", "GITHUB_TOKEN=@G\nOPENAI_API_KEY=@O\n");
+    let start = |args: &[&str]| {
+        let mut command = tree.home.command(WRIT.as_ref());
+        command.args(args);
+        Pty::spawn(command).unwrap()
+    };
+    let mut person = start(&["init"]);
+    person.wait_for("Seal GITHUB_TOKEN (github_pat_…").unwrap();
+    person.wait_for(".env:1) as credential github, and put its placeholder there? [y/N] ").unwrap();
+    person.press("n\n").unwrap();
+    person.wait_for("Seal OPENAI_API_KEY (sk-proj-…").unwrap();
+    person.wait_for("[y/N] ").unwrap();
+    person.press("y\n").unwrap();
+    person.wait_for(".env holds placeholders now: OPENAI_API_KEY").unwrap();
+    person.wait_for("writ run -- CMD").unwrap();
+    tree.check_clean(person.transcript().as_bytes());
+    assert!(person.end().unwrap().success());
+    let now = tree.read(".env");
+    assert_eq!(tree.openai.windows(&now), 0);
+    assert!(tree.github.windows(&now) > 0, "it was not to be taken");
+
+    let mut person = start(&["restore"]);
+    person.wait_for("Bring .env back, keys and all? [y/N] ").unwrap();
+    person.press("\n").unwrap();
+    person.wait_for(".env keeps its placeholders").unwrap();
+    assert!(person.end().unwrap().success());
+    assert_eq!(tree.read(".env"), now);
+    let mut person = start(&["restore", ".env"]);
+    person.wait_for("[y/N] ").unwrap();
+    person.press("y\n").unwrap();
+    person.wait_for(".env is as it was").unwrap();
+    assert!(person.end().unwrap().success());
+    assert_eq!(tree.read(".env"), before);
+    tree.home.close().unwrap();
+}
+
 /// A program that runs below `confined` can reach the control socket, and must not bring the keys back for itself.
 #[test]
 fn a_program_below_confined_does_not_bring_keys_back() {
@@ -273,8 +313,14 @@ fn a_program_below_confined_does_not_bring_keys_back() {
     tree.write(".env", "OPENAI_API_KEY=@O\n");
     tree.succeeds(&["init", "--yes"]);
     let written = tree.read(".env");
+    let config = tree.home.writ_home().join("writ.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let accepts = "accept_below_confined = true";
+    fs::write(&config, text.replace("accept_below_confined = false", accepts)).unwrap();
+    let ran = tree.writ(&["run", "--no-confine", "--", WRIT, "restore"]);
+    assert!(ran.err().contains("there is no terminal"), "the socket is in reach: {}", ran.told());
     let ran = tree.writ(&["run", "--no-confine", "--", WRIT, "restore", "--yes"]);
-    assert_ne!(ran.code, Some(0), "{}", ran.told());
+    assert!(ran.code == FAILED && ran.err().contains("runs below confined"), "{}", ran.told());
     assert_eq!(tree.read(".env"), written);
     tree.succeeds(&["restore", "--yes"]);
     assert!(tree.openai.windows(&tree.read(".env")) > 0, "and afterwards the person does");

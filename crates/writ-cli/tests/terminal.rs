@@ -17,6 +17,29 @@ const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Says `ready` without having it in the command line, which the terminal shows as well.
 const READY: &str = r"printf 'rea%s\n' dy";
+/// As [`READY`], for use within single quotes.
+const READY2: &str = r#"printf "rea%s\n" dy"#;
+/// Waits for the signal that is named first, says so and ends with 7. Unlike a shell's trap it cannot miss one.
+const HEEDS: &str = r#"
+import os, signal, sys
+meant = signal.Signals["SIG" + sys.argv[1]]
+signal.pthread_sigmask(signal.SIG_BLOCK, {meant})
+print("rea" + "dy", file=sys.stderr, flush=True)
+signal.sigwait({meant})
+print("had-" + sys.argv[1], flush=True)
+sys.exit(7)
+"#;
+/// Tells the size of the window whenever it changes.
+const MEASURES: &str = r#"
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
+print("rea" + "dy", flush=True)
+while True:
+    signal.sigwait({signal.SIGWINCH})
+    size = os.get_terminal_size()
+    print(size.lines, "rows", size.columns, "columns", flush=True)
+"#;
 const INTERRUPT: &str = "\x03";
 const END: &str = "\x04";
 const STOP: &str = "\x1a";
@@ -44,6 +67,9 @@ impl Place {
     fn new(how: How) -> Self {
         let home = Home::new(WRIT).unwrap();
         home.configure(&Config::new().role_for_all(ROLE)).unwrap();
+        for (name, script) in [("heeds.py", HEEDS), ("measures.py", MEASURES)] {
+            fs::write(home.work().join(name), script).unwrap();
+        }
         if how != How::Plainly {
             // So that no test waits for a daemon in the middle of its keys.
             let ran = home.writ(&["run", "--", "true"], b"").unwrap();
@@ -120,23 +146,20 @@ fn for_all(test: impl Fn(&Place)) {
 fn an_interrupt_ends_a_program_or_is_its_own_business() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
-        enter(&mut pty, &format!("{p}sh -c \"{READY}; sleep 1000\""));
+        enter(&mut pty, &format!("{p}sh -c \"{READY}; read x\""));
         pty.wait_for("ready").unwrap();
         pty.press(INTERRUPT).unwrap();
         pty.wait_for("outer> ").unwrap();
         assert_eq!(status(&mut pty), 130);
 
-        enter(&mut pty, &format!("{p}bash -c 'trap \"echo caught; exit 5\" INT; {READY2}; read x'"));
+        enter(&mut pty, &format!("{p}python3 heeds.py INT"));
         pty.wait_for("ready").unwrap();
         pty.press(INTERRUPT).unwrap();
-        pty.wait_for("caught").unwrap();
+        pty.wait_for("had-INT").unwrap();
         pty.wait_for("outer> ").unwrap();
-        assert_eq!(status(&mut pty), 5);
+        assert_eq!(status(&mut pty), 7);
     });
 }
-
-/// As [`READY`], for use within single quotes.
-const READY2: &str = r#"printf "rea%s\n" dy"#;
 
 #[test]
 fn an_interrupt_ends_the_script_that_calls() {
@@ -144,7 +167,7 @@ fn an_interrupt_ends_the_script_that_calls() {
         let (p, mut pty) = (place.prefix(), place.bash());
         for shell in ["sh", "bash"] {
             let script = place.work().join(format!("loop.{shell}"));
-            let program = format!("{p}sh -c '{READY2}; sleep 1000'");
+            let program = format!("{p}sh -c '{READY2}; read x'");
             fs::write(&script, format!("for i in 1 2 3; do {program}; echo next; done")).unwrap();
             enter(&mut pty, &format!("{shell} {}", script.display()));
             pty.wait_for("ready").unwrap();
@@ -167,8 +190,7 @@ fn a_whole_run_stops_and_goes_on() {
             pty.wait_for("Stopped").unwrap();
             pty.wait_for("outer> ").unwrap();
             enter(&mut pty, "fg");
-            pty.wait_for("bash -c").unwrap();
-            until(PATIENCE, || pty.foreground().unwrap() != pty.leader());
+            assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         }
         enter(&mut pty, "hello");
         pty.wait_for("got-hello").unwrap();
@@ -205,17 +227,18 @@ fn a_shell_inside_has_jobs_and_stops_as_a_whole() {
         enter(&mut pty, &format!("{p}env PS1='inn''er> ' bash --norc --noprofile --noediting -i"));
         let greeting = pty.wait_for("inner> ").unwrap();
         assert!(!greeting.contains("job control"), "{greeting}");
-        enter(&mut pty, &format!("sh -c '{READY2}; sleep 1000'"));
+        enter(&mut pty, &format!("sh -c '{READY2}; read x'"));
         pty.wait_for("ready").unwrap();
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
         pty.wait_for("inner> ").unwrap();
-        enter(&mut pty, "fg; echo job=$?.");
-        pty.wait_for("sleep").unwrap();
         let inner = pty.foreground().unwrap();
-        assert!(until(PATIENCE, || pty.foreground().unwrap() != 0), "{inner}");
-        // The key may strike the inner shell itself while it hands over.
+        enter(&mut pty, "fg");
+        assert!(until(PATIENCE, || pty.foreground().unwrap() != inner));
         pty.press(INTERRUPT).unwrap();
+        pty.wait_for("inner> ").unwrap();
+        enter(&mut pty, "echo job=$?.");
+        pty.wait_for("job=130.").unwrap();
         pty.wait_for("inner> ").unwrap();
 
         enter(&mut pty, "suspend");
@@ -240,6 +263,7 @@ fn an_editor_works_and_stops() {
         pty.wait_for("[New]").unwrap();
         pty.press("ihello wor").unwrap();
         pty.wait_for("hello wor").unwrap();
+        // It reads this key; the terminal does not.
         pty.press(&format!("{ESCAPE}{STOP}")).unwrap();
         pty.wait_for("Stopped").unwrap();
         pty.wait_for("outer> ").unwrap();
@@ -265,8 +289,7 @@ fn a_pager_pages_and_pipelines_stop_as_one() {
         ] {
             enter(&mut pty, &line);
             pty.wait_for("\r\n23").unwrap();
-            pty.press(STOP).unwrap();
-            pty.wait_for("Stopped").unwrap();
+            pty.press_until(STOP, "Stopped").unwrap();
             pty.wait_for("outer> ").unwrap();
             enter(&mut pty, "fg");
             pty.wait_for("\r\n23").unwrap();
@@ -306,14 +329,11 @@ fn the_head_of_a_pipeline_may_ask_at_the_terminal() {
 fn the_window_may_change_its_size() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
-        enter(
-            &mut pty,
-            &format!("{p}bash -c 'trap \"stty size\" WINCH; {READY2}; until read x; do :; done'"),
-        );
+        enter(&mut pty, &format!("{p}python3 measures.py"));
         pty.wait_for("ready").unwrap();
         for (rows, columns) in [(40, 100), (30, 132)] {
             pty.resize(rows, columns).unwrap();
-            pty.wait_for(&format!("{rows} {columns}")).unwrap();
+            pty.wait_for(&format!("{rows} rows {columns} columns")).unwrap();
         }
         pty.press(INTERRUPT).unwrap();
         pty.wait_for("outer> ").unwrap();
@@ -406,18 +426,21 @@ fn a_running_job_is_brought_to_the_foreground() {
         pty.wait_for("got-hello").unwrap();
         pty.wait_for("outer> ").unwrap();
 
-        enter(&mut pty, &format!("{p}sh -c '{READY2}; sleep 1000' &"));
+        enter(&mut pty, &format!("{p}python3 heeds.py INT &"));
         pty.wait_for("ready").unwrap();
         enter(&mut pty, "fg");
         assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
         pty.wait_for("outer> ").unwrap();
-        enter(&mut pty, "bg; fg");
+        enter(&mut pty, "bg");
+        pty.wait_for("outer> ").unwrap();
+        enter(&mut pty, "fg");
         assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         pty.press(INTERRUPT).unwrap();
+        pty.wait_for("had-INT").unwrap();
         pty.wait_for("outer> ").unwrap();
-        assert_eq!(status(&mut pty), 130);
+        assert_eq!(status(&mut pty), 7);
     });
 }
 
@@ -427,18 +450,15 @@ fn signals_to_the_launcher_are_meant_for_the_program() {
         let (p, mut pty) = (place.prefix(), place.bash());
         for signal in ["HUP", "INT", "TERM", "USR1", "USR2", "QUIT"] {
             // With a group of its own, and in ours.
-            for out in ["/dev/tty", "out"] {
-                let program = format!("trap \"echo had-{signal} >{out}; exit 7\" {signal}; {READY2} >&2");
-                let redirect = if out == "out" { ">out" } else { "" };
-                enter(
-                    &mut pty,
-                    &format!("{p}bash -c '{program}; while :; do sleep 0.01; done' {redirect} &"),
-                );
+            for out in ["", ">out"] {
+                enter(&mut pty, &format!("{p}python3 heeds.py {signal} {out} &"));
                 pty.wait_for("ready").unwrap();
                 enter(&mut pty, &format!("kill -{signal} $!; wait $!; echo status=$?.; cat out"));
+                if out.is_empty() {
+                    pty.wait_for(&format!("had-{signal}")).unwrap();
+                }
                 pty.wait_for("status=7.").unwrap();
-                assert!(pty.transcript().contains(&format!("\nhad-{signal}")) || out == "out");
-                if out == "out" {
+                if !out.is_empty() {
                     pty.wait_for(&format!("had-{signal}")).unwrap();
                 }
                 pty.wait_for("outer> ").unwrap();

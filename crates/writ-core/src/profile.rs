@@ -134,6 +134,8 @@ const CLAUDE_KEY_HELPER: &str = "printf %s \"$ANTHROPIC_API_KEY\"";
 const CLAUDE_KEY_TAIL: usize = 20;
 /// In Claude Code's state file: a long-lived key from a login.
 const CLAUDE_LOGIN_KEY: &str = "primaryApiKey";
+/// In Claude Code's state file and in each of its projects.
+const CLAUDE_SERVERS: &str = "mcpServers";
 const CLAUDE_STATE: &str = ".claude.json";
 const CODEX_LOGIN: &str = ".codex/auth.json";
 const CODEX_KEY: &str = "OPENAI_API_KEY";
@@ -211,12 +213,18 @@ pub fn home_files(
     state.into_iter().chain(login).collect()
 }
 
-/// Claude Code's state, with its questions about the key answered and a login's key taken out; `None` where there is nothing to
-/// change. Whether the folder is trusted is never answered.
+/// Claude Code's state, with its questions about the key answered and what holds secrets taken out: a login's key, and the
+/// servers, which managed settings refuse anyway and whose settings hold keys. `None` where there is nothing to change. Whether
+/// the folder is trusted is never answered.
 fn claude_state(key: Option<&str>, existing: Option<Vec<u8>>) -> Option<AgentFile> {
     let existing = existing.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
     let mut state = existing.clone().unwrap_or_default();
     state.remove(CLAUDE_LOGIN_KEY);
+    state.remove(CLAUDE_SERVERS);
+    let projects = state.get_mut("projects").and_then(Value::as_object_mut);
+    for project in projects.into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
+        project.remove(CLAUDE_SERVERS);
+    }
     if let Some(key) = key {
         state.entry("hasCompletedOnboarding").or_insert(Value::Bool(true));
         state.entry("theme").or_insert_with(|| json!("dark"));
@@ -367,7 +375,8 @@ mod tests {
             })
         );
         assert!(!replace);
-        let before = r#"{"theme":"light","userID":"u","primaryApiKey":"sk-ant-real","projects":{"/w":{"hasTrustDialogAccepted":false}},
+        let before = r#"{"theme":"light","userID":"u","primaryApiKey":"sk-ant-real","mcpServers":{"a":{"env":{"K":"secret"}}},
+            "projects":{"/w":{"hasTrustDialogAccepted":false,"mcpServers":{"b":{"headers":{"K":"secret"}}}}},
             "customApiKeyResponses":{"approved":["other"],"rejected":["TAIL","no"]}}"#;
         let (merged, replace) = state(key, Some(&before.replace("TAIL", tail))).unwrap();
         assert_eq!(

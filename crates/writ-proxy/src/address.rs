@@ -21,6 +21,16 @@ pub(crate) enum AddressFault {
     Mixed,
 }
 
+impl AddressFault {
+    /// The address at fault, where it is one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::NotPublic(address) => Some(*address),
+            Self::None | Self::Mixed => None,
+        }
+    }
+}
+
 /// Judges all answers for one name. `allow` are the networks that the route opens.
 pub(crate) fn judge(answers: &[SocketAddr], allow: &[IpNet]) -> Result<(), AddressFault> {
     let mut public = 0;

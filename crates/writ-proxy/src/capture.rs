@@ -127,7 +127,10 @@ async fn arrive(
 
 /// Says the refusal in the protocol that the port stands for.
 async fn refuse(stream: TcpStream, refused: &Refused, port: Option<u16>) {
+    let failed = refused.refusal.kind == RefusalKind::UpstreamFailed;
     match port {
+        // What failed may be tried again: it looks like a network that failed.
+        Some(HTTPS | SSH) if failed => drop(stream.set_zero_linger()),
         Some(HTTPS) => hello::deny(stream).await,
         Some(HTTP) => refuse_http(stream, refused).await,
         Some(SSH) => hello::farewell(stream, &ssh_disconnect(&refused.sentence())).await,

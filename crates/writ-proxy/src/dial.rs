@@ -8,14 +8,14 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use tokio::{net::TcpStream, time::timeout};
-use writ_core::{Authority, BoxFuture, Refusal, RefusalKind, RoutePlan};
+use writ_core::{Authority, BoxFuture, RefusalKind, RoutePlan};
 
-use crate::address;
+use crate::{address, refuse::Refused};
 
 /// Longest that all answers of a name together may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,15 +41,13 @@ impl Names for SystemNames {
 }
 
 /// A TCP connection to where the route's name leads, if it may be dialled.
-pub(crate) async fn dial(names: &dyn Names, plan: &RoutePlan) -> Result<(TcpStream, SocketAddr), Refusal> {
+pub(crate) async fn dial(names: &dyn Names, plan: &RoutePlan) -> Result<(TcpStream, SocketAddr), Refused> {
     let authority = &plan.authority;
     let answers = answers(authority, resolve(names, plan)).await?;
     address::judge(&answers, &plan.allow_private).map_err(|fault| {
-        Refusal::new(
-            RefusalKind::ForbiddenAddress,
-            format!("{authority} is not dialled: {fault}"),
-            "if the address is meant, the operator can open its network with `allow_private` of the target",
-        )
+        let next =
+            "if the address is meant, the operator can open its network with `allow_private` of the target";
+        forbidden(authority, &fault, fault.address(), next)
     })?;
     connect(authority, answers).await
 }
@@ -58,19 +56,19 @@ pub(crate) async fn dial(names: &dyn Names, plan: &RoutePlan) -> Result<(TcpStre
 pub(crate) async fn dial_public(
     names: &dyn Names,
     authority: &Authority,
-) -> Result<(TcpStream, SocketAddr), Refusal> {
+) -> Result<(TcpStream, SocketAddr), Refused> {
     let asked = names.resolve(authority.host().as_str(), authority.port());
     let answers = answers(authority, asked).await?;
     public(authority, answers).await
 }
 
 /// The same, to an address that the agent named.
-pub(crate) async fn dial_address(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Refusal> {
+pub(crate) async fn dial_address(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Refused> {
     public(&address, vec![address]).await
 }
 
 /// A TCP connection to a port of this machine's own loopback.
-pub(crate) async fn dial_local(port: u16) -> Result<(TcpStream, SocketAddr), Refusal> {
+pub(crate) async fn dial_local(port: u16) -> Result<(TcpStream, SocketAddr), Refused> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     connect(&address, vec![address]).await
 }
@@ -78,7 +76,7 @@ pub(crate) async fn dial_local(port: u16) -> Result<(TcpStream, SocketAddr), Ref
 async fn answers(
     what: &impl fmt::Display,
     asked: impl Future<Output = io::Result<Vec<SocketAddr>>>,
-) -> Result<Vec<SocketAddr>, Refusal> {
+) -> Result<Vec<SocketAddr>, Refused> {
     match timeout(RESOLVE_TIMEOUT, asked).await {
         Ok(Ok(answers)) => Ok(answers),
         Ok(Err(_)) => Err(failed(format!("the name of {what} does not resolve"))),
@@ -89,19 +87,14 @@ async fn answers(
 async fn public(
     what: &impl fmt::Display,
     answers: Vec<SocketAddr>,
-) -> Result<(TcpStream, SocketAddr), Refusal> {
-    let refuse = |why: &dyn fmt::Display| {
-        Refusal::new(
-            RefusalKind::ForbiddenAddress,
-            format!("{what} is not dialled: {why}"),
-            "if the address is meant, the operator can add a target for it with `allow_private`",
-        )
-    };
-    address::judge(&answers, &[]).map_err(|fault| refuse(&fault))?;
+) -> Result<(TcpStream, SocketAddr), Refused> {
+    let next = "if the address is meant, the operator can add a target for it with `allow_private`";
+    address::judge(&answers, &[]).map_err(|fault| forbidden(what, &fault, fault.address(), next))?;
     let (stream, address) = connect(what, answers).await?;
     // A machine's public address is its own as well: what listens there may trust whoever is on the machine.
     if stream.local_addr().is_ok_and(|own| own.ip() == address.ip()) {
-        return Err(refuse(&"it is an address of this machine"));
+        let why = "it leads to an address of this machine";
+        return Err(forbidden(what, &why, Some(address.ip()), next));
     }
     Ok((stream, address))
 }
@@ -109,7 +102,7 @@ async fn public(
 async fn connect(
     what: &impl fmt::Display,
     answers: Vec<SocketAddr>,
-) -> Result<(TcpStream, SocketAddr), Refusal> {
+) -> Result<(TcpStream, SocketAddr), Refused> {
     for address in answers.into_iter().take(TRIES_MAX) {
         if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             let _ = stream.set_nodelay(true);
@@ -131,6 +124,17 @@ async fn resolve(names: &dyn Names, plan: &RoutePlan) -> io::Result<Vec<SocketAd
     names.resolve(host, port).await
 }
 
-fn failed(detail: String) -> Refusal {
-    Refusal::new(RefusalKind::UpstreamFailed, detail, "check the network, then try again")
+fn forbidden(
+    what: &impl fmt::Display,
+    why: &impl fmt::Display,
+    address: Option<IpAddr>,
+    next: &str,
+) -> Refused {
+    let detail = format!("{what} is not dialled: {why}");
+    let alarm = format!("{detail}; {next}");
+    Refused { address, ..Refused::new(RefusalKind::ForbiddenAddress, detail, next).with_alarm(alarm) }
+}
+
+fn failed(detail: String) -> Refused {
+    Refused::new(RefusalKind::UpstreamFailed, detail, "check the network, then try again")
 }

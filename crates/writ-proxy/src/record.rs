@@ -93,6 +93,9 @@ impl Exchange {
             RefusalKind::UpstreamEncoding => Verdict::Failed,
             _ => Verdict::Refused,
         };
+        if let Some(address) = refused.address {
+            self.dialled = Some(address.to_string().into());
+        }
         let recorded = self.close(verdict, Some(refused.refusal.kind.slug()));
         Refused { recorded: recorded || refused.recorded, ..refused }
     }

@@ -5,7 +5,7 @@
 //! silence, so no decision of writ has one of those (but 407, for the proxy's own password). `x-should-retry: false` says it again
 //! to those who listen.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -31,11 +31,13 @@ pub(crate) struct Refused {
     pub(crate) recorded: bool,
     /// What the person who watches the run is told, beyond the refusal itself.
     pub(crate) alarm: Option<String>,
+    /// The address that may not be dialled.
+    pub(crate) address: Option<IpAddr>,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, status: None, recorded: false, alarm: None }
+        Self { refusal, status: None, recorded: false, alarm: None, address: None }
     }
 }
 

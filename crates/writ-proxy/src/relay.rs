@@ -24,7 +24,7 @@ use tokio::{
     time::sleep,
 };
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
-use writ_core::{CanonicalPath, Refusal, RefusalKind};
+use writ_core::{CanonicalPath, RefusalKind};
 
 use crate::{
     acquire, dial,
@@ -92,7 +92,7 @@ pub(crate) async fn open(tunnel: &Arc<Tunnel>, passage: Passage) -> Result<Box<P
             passing.dialled = Some(address.to_string());
             Ok(passing)
         }
-        Err(refusal) => Err(passing.refuse(refusal.into())),
+        Err(refused) => Err(passing.refuse(refused)),
     }
 }
 
@@ -182,7 +182,7 @@ impl Passing {
         }
     }
 
-    async fn dial(&self) -> Result<(TcpStream, SocketAddr), Refusal> {
+    async fn dial(&self) -> Result<(TcpStream, SocketAddr), Refused> {
         let names = &*self.tunnel.plane.names;
         match &self.passage {
             Passage::Target(route) => dial::dial(names, &route.plan).await,
@@ -198,6 +198,7 @@ impl Passing {
             RefusalKind::UpstreamFailed => Verdict::Failed,
             _ => Verdict::Refused,
         };
+        self.dialled = refused.address.map(|address| address.to_string()).or(self.dialled.take());
         let recorded = self.close(verdict, Some(refused.refusal.kind.slug()));
         Refused { recorded: recorded || refused.recorded, ..refused }
     }

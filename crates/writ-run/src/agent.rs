@@ -47,7 +47,7 @@ pub enum Event {
     },
 }
 
-/// A running agent. [`next`](Self::next) is asked until there is nothing more: at first, and whenever it is readable.
+/// A running agent. [`event`](Self::event) is asked until there is nothing more: at first, and whenever it is readable.
 #[derive(Debug)]
 pub enum Agent {
     /// Behind an init of ours, in namespaces.
@@ -61,7 +61,7 @@ impl Agent {
     ///
     /// # Errors
     /// When the agent can no longer be watched: whoever started it should end it.
-    pub fn next(&mut self) -> io::Result<Option<Event>> {
+    pub fn event(&mut self) -> io::Result<Option<Event>> {
         match self {
             Self::Confined(running) => running.next(),
             Self::Plain(plain) => plain.next(),

@@ -11,6 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::Child,
     time::Duration,
 };
@@ -145,6 +146,11 @@ impl Running {
     /// What did not work and is no fault. Whole sentences without a period, for the person.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The control group of the run, where one could be made. It is removed at the end.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
     }
 
     /// The next event, if there is one. It does not wait.

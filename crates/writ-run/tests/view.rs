@@ -118,11 +118,27 @@ impl Scene {
             "--net",
             "--fork",
             "--kill-child",
+            "--propagation",
+            "unchanged",
         ]);
         command.arg(test).args(["--exact", name, "--nocapture", "--test-threads=1"]);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));
         command.env(INSIDE, script).env("SCENE", self.dir.path()).env("RUST_BACKTRACE", "0");
         command.current_dir(self.path("work")).stdin(Stdio::null());
+        command
+    }
+
+    /// As [`Scene::command`], from a mount namespace in which `setup` stands for the host: a script in the scene's directory, with the
+    /// command as its arguments.
+    fn after(&self, setup: &str, name: &str, script: &str) -> Command {
+        let inner = self.command(name, script);
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-current-user", "--keep-caps"]);
+        }
+        command.args(["--mount", "sh", "-euc", setup, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        command.env_clear().envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
 
@@ -198,6 +214,7 @@ fn writes_reach_the_host_in_the_work_tree_only() {
             NAME,
             "echo w > file; echo h > ~/new; echo h > ~/.profile; mkdir ~/d; echo t > /tmp/t; echo s > /dev/shm/s
              test ! -e $SCENE/other
+             no cat /etc/shadow; no ls /etc/ssl/private; test -e /etc/passwd
              for place in /usr /etc / /dev /sys /opt /var /proc; do no touch $place/x; done
              echo n > /dev/null; head -c1 /dev/urandom > /dev/null; test -r /proc/self/status
              rm ~/.profile; test ! -e ~/.profile",
@@ -441,6 +458,7 @@ fn the_sessions_ca_is_trusted_by_every_kind_of_program() {
     const NAME: &str = "the_sessions_ca_is_trusted_by_every_kind_of_program";
     if inside(|scene| Wishes {
         ca_pem: fs::read_to_string(scene.join("work/ca.pem")).unwrap(),
+        readable: vec![scene.join("java").into()],
         etc: vec![EtcFile { path: "claude-code/managed-settings.json".into(), content: "{}".into() }],
         ..layers(scene)
     })
@@ -468,8 +486,109 @@ fn the_sessions_ca_is_trusted_by_every_kind_of_program() {
              server=$!; for try in 1 2 3 4 5 6 7 8 9; do curl -s -o page https://localhost:4433/ && break; sleep 0.1; done
              kill $server; test -s page"
         );
-        scene.succeeds(NAME, &script);
+        // A Java that keeps its certificates with itself.
+        let java = scene.file("java/lib/security/cacerts", "not a key store");
+        let script = format!(
+            "{script}; keytool -list -keystore $SCENE/java/lib/security/cacerts -storepass changeit | grep -c trustedCertEntry | grep -qx {count}
+             no write $SCENE/java/lib/security/cacerts"
+        );
+        let output = scene.command(NAME, &script).env("JAVA_HOME", scene.path("java")).output().unwrap();
+        told(&output, uid, &script);
+        assert_eq!(fs::read_to_string(java).unwrap(), "not a key store");
         assert!(!Path::new("/etc/claude-code").exists());
+    }
+}
+
+#[test]
+fn a_container_with_mounts_in_etc_and_in_the_home_is_confined_too() {
+    const NAME: &str = "a_container_with_mounts_in_etc_and_in_the_home_is_confined_too";
+    if inside(|scene| Wishes {
+        hidden: vec![scene.join("home/d/hidden").into()],
+        ca_pem: "CA".into(),
+        ..seeded(scene)
+    })
+    .is_some()
+    {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        scene.file("home/.npmrc", "token=ghp_SECRETSECRET\n");
+        scene.file("home/.ssh/id_rsa", "SECRET");
+        scene.file("home/.config/gh/hosts.yml", "oauth_token: ghp_SECRETSECRET\n");
+        scene.file("home/.config/other", "kept");
+        scene.file("home/d/e/f", "real");
+        scene.file("home/d/hidden/key", "SECRET");
+        scene.dir("home/d/mounted");
+        scene.link("home/link", "d/e");
+        let setup =
+            "mount --bind other/volume home/d/mounted; mount --bind other/name /etc/hostname; cd work";
+        scene.file("other/volume/v", "v");
+        scene.file("other/name", "container");
+        let script = "no grep -rq SECRET ~; grep -q ghp_writ ~/.npmrc ~/.config/gh/hosts.yml; grep -q kept ~/.config/other
+             grep -q real ~/link/f; grep -q v ~/d/mounted/v; echo x > ~/d/e/f; echo x > ~/d/mounted/v; echo x > ~/new
+             echo x > ~/.config/new; no full ~/d/hidden; no touch ~/d/hidden/x; grep -q seed ~/.session
+             grep -q container /etc/hostname; no write /etc/hostname; no touch /etc/x; no touch /etc/ssl/x
+             grep -qx 'nameserver 127.0.0.53' /etc/resolv.conf; grep -q CA /etc/ssl/certs/ca-certificates.crt
+             no cat /etc/shadow; grep -q root /etc/passwd; test -d /etc/ssl/certs; test ! -c /etc/shadow
+             git --version > /dev/null; echo done > file";
+        let mut command = scene.after(&format!("{setup}; exec \"$@\""), NAME, script);
+        let told = told(&command.output().unwrap(), uid, script);
+        assert!(told.contains("something is mounted in it"), "{told}");
+        assert_eq!(scene.read("home/d/e/f"), "real");
+        assert_eq!(scene.read("other/volume/v"), "v");
+        assert_eq!(scene.read("work/file"), "done\n");
+        assert!(!scene.path("home/new").exists() && !scene.path("home/.config/new").exists());
+    }
+}
+
+#[test]
+fn a_layer_that_cannot_be_kept_is_in_memory() {
+    const NAME: &str = "a_layer_that_cannot_be_kept_is_in_memory";
+    if inside(layers).is_some() {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        scene.dir("upper");
+        scene.dir("workdir");
+        let setup = "mount -t overlay overlay -o userxattr,lowerdir=other,upperdir=upper,workdir=workdir layers; cd work; exec \"$@\"";
+        let script = "echo x > ~/new; grep -q x ~/new";
+        let told = told(&scene.after(setup, NAME, script).output().unwrap(), uid, script);
+        assert!(told.contains("not kept: it lies on an overlay"), "{told}");
+    }
+}
+
+#[test]
+fn what_the_host_mounts_later_does_not_appear() {
+    const NAME: &str = "what_the_host_mounts_later_does_not_appear";
+    if inside(layers).is_some() {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        scene.dir("work/x");
+        let setup = "mount --make-rshared /; mkfifo -m 666 work/to work/from; (cd work; exec \"$@\") & inner=$!
+             read line < work/to; mount -t tmpfs host work/x; touch work/x/inside; echo go > work/from; wait $inner";
+        let script = "echo ready > to; read line < from; test ! -e x/inside; test -d x";
+        told(&scene.after(setup, NAME, script).output().unwrap(), uid, script);
+    }
+}
+
+#[test]
+fn the_terminal_has_a_name_inside() {
+    const NAME: &str = "the_terminal_has_a_name_inside";
+    if inside(layers).is_some() {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        // script(1), of util-linux, gives it a terminal.
+        let setup = "cd work; export line=; for word; do line=\"$line '$word'\"; done; exec script -qec \"$line\" /dev/null";
+        let script =
+            "test \"$(tty)\" = /dev/console; test -c /dev/pts/ptmx; test -z \"$(ls /dev/pts | grep -v ptmx)\"
+             python3 -c 'import pty; pty.openpty()'";
+        told(&scene.after(setup, NAME, script).output().unwrap(), uid, script);
     }
 }
 

@@ -19,6 +19,8 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 /// When a test gives up waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When a key is pressed again.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Rows and columns at first.
 const SIZE: (u16, u16) = (24, 80);
 
@@ -86,7 +88,25 @@ impl Pty {
     /// # Errors
     /// When it is not shown in a minute, or the terminal is over; the error says what was shown instead.
     pub fn wait_for(&mut self, text: &str) -> io::Result<String> {
+        self.wait_until(text, Instant::now() + PATIENCE)
+    }
+
+    /// Presses `keys` again and again until `text` is shown, as people do with a program that was not looking.
+    ///
+    /// # Errors
+    /// As [`Pty::wait_for`].
+    pub fn press_until(&mut self, keys: &str, text: &str) -> io::Result<String> {
         let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.press(keys)?;
+            let seen = self.wait_until(text, deadline.min(Instant::now() + IMPATIENCE));
+            if seen.is_ok() || Instant::now() >= deadline {
+                return seen;
+            }
+        }
+    }
+
+    fn wait_until(&mut self, text: &str, deadline: Instant) -> io::Result<String> {
         let mut shown = self.screen.shown.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let new = shown.bytes.get(self.read..).unwrap_or_default();

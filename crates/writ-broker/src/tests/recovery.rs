@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use writ_api::run::Open;
 use writ_audit::{Events, Kind};
-use writ_core::{LeaseEnd, LeaseState, Level, RefusalKind, Revoked, SessionId, Ttl};
+use writ_core::{Clock, LeaseEnd, LeaseState, Level, RefusalKind, Revoked, SessionId, Ttl};
 
 use super::harness::{Home, KEY, Life, ask_open, until};
 use crate::{
     sessions::{self, End},
-    store::LeaseFilter,
+    store::{Change, LeaseFilter, SessionRecord},
 };
 
 /// As a kill would: nothing is ended and the log is not closed, only let go of.
@@ -129,6 +129,16 @@ async fn what_is_not_ones_own_or_was_ended_on_purpose_does_not_go_on() {
         "another workload"
     );
     home.write(&home.text("key-file"));
+    // Orphans of another person, and one that is of this life by its record.
+    let record = life.broker.store.session(orphan.session).await.unwrap().unwrap();
+    let somebody = SessionRecord { requester: "somebody".into(), ..record.clone() };
+    for (number, record) in [(1, somebody), (2, SessionRecord { boot: life.broker.boot, ..record })] {
+        let session = SessionId::new(home.clock.now(), &[number; 10]);
+        let (at, end) = (home.clock.now(), "orphaned".to_owned());
+        let open = Change::OpenSession(SessionRecord { session, ended_at: None, end: None, ..record });
+        life.broker.store.apply(vec![open, Change::EndSession { session, at, end }]).await.unwrap();
+        assert_eq!(refused(&life, resuming(session)).await, Some(RefusalKind::Invalid), "{number}");
+    }
     let (again, _attached) = life.open_as(&resuming(orphan.session)).await.unwrap();
     // In the same life it belongs to the life before no more.
     assert_eq!(refused(&life, resuming(again.session)).await, Some(RefusalKind::Invalid));

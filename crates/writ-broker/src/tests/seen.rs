@@ -32,7 +32,9 @@ async fn hosts_are_summed_up_with_the_lines_that_would_allow_them() {
         Attempt { action: Some("public tunnel"), ..attempt(Kind::Use, 5, "pub.example", Some(443), "dev") };
     record(&life, &tunnel, &Outcome::ok());
     let private = Outcome { dialled: Some("10.1.2.3:443"), ..Outcome::refused("forbidden-address") };
-    record(&life, &attempt(Kind::Refused, 6, "t.example", Some(444), "dev"), &private);
+    record(&life, &attempt(Kind::Refused, 6, "u.example", Some(443), "ops"), &private);
+    // The broker's half of a request that the data plane has on record as well.
+    record(&life, &attempt(Kind::Acquire, 6, "t.example", Some(443), "dev"), &Outcome::refused("denied"));
     record(&life, &attempt(Kind::Refused, 7, "localhost", Some(5432), "dev"), &refused);
     record(&life, &attempt(Kind::Control, 8, "not.counted", None, "dev"), &Outcome::ok());
     let open = life.broker.unlocked().unwrap();
@@ -61,9 +63,13 @@ async fn hosts_are_summed_up_with_the_lines_that_would_allow_them() {
         ]
     );
     assert_eq!(row("new.example", 443).lines[2], "host = \"new.example\"");
-    assert_eq!(row("u.example", 443).lines, ["{ target = \"u\" }  # into the grants of the role dev"]);
+    assert_eq!(row("u.example", 443).lines, ["allow_private = [\"10.1.2.3/32\"]  # into the target u"]);
     let known = row("t.example", 443);
     assert_eq!((known.refused, known.used), (1, 1));
+    assert_eq!(
+        known.lines,
+        ["{ target = \"t\", methods = [\"DELETE\"] }  # into the grants of the role dev"]
+    );
     let public = row("pub.example", 443);
     assert_eq!((public.refused, public.tunnelled, public.used, public.lines.len()), (0, 1, 0, 0));
     assert_eq!(row("localhost", 5432).lines, ["local = [5432]"]);
@@ -72,6 +78,17 @@ async fn hosts_are_summed_up_with_the_lines_that_would_allow_them() {
     let since = Timestamp::from_millis(i64::try_from(START / 1000).unwrap() + 7000);
     let (rows, _) = seen(&life.broker, open, Some(since)).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.host.as_str()).collect::<Vec<_>>(), ["new.example", "localhost"]);
+}
+
+/// A target that there is needs a grant only.
+#[tokio::test]
+async fn a_host_that_another_role_may_reach_needs_a_grant() {
+    let home = Home::new();
+    let life = home.life().await;
+    let at = attempt(Kind::Refused, 1, "u.example", Some(443), "dev");
+    record(&life, &at, &Outcome::refused("unlisted-host"));
+    let (rows, _) = seen(&life.broker, life.broker.unlocked().unwrap(), None).await.unwrap();
+    assert_eq!(rows[0].lines, ["{ target = \"u\" }  # into the grants of the role dev"]);
 }
 
 /// The lines are what they say: a configuration with them loads.

@@ -4,15 +4,17 @@
 //! only a start tells whether seal, store and log can be opened. Status 1 when one fails; a warning does not.
 
 mod keys;
+mod layers;
 mod level;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::SystemTime};
 
 use serde::Serialize;
 use writ_api::control::{Answer, Ask};
 use writ_broker::config::{Config, ConfigFault};
 
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
+pub use level::confined;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -50,6 +52,7 @@ pub fn run(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
     checks.extend(keys::environment());
     checks.extend(keys::work_tree());
     checks.extend(keys::left_behind());
+    checks.extend(layers::check(&paths.layers(), SystemTime::now()));
     checks.extend(level::check(paths));
     output.result(&checks, || checks.iter().map(line).collect::<Vec<_>>().join("\n"));
     let bad = checks.iter().any(|check| check.finding == Finding::Bad);

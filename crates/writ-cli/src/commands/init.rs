@@ -26,7 +26,7 @@ use std::{
 
 use writ_api::control::{Answer, Ask};
 
-use super::{ask::Questions, credential, proof};
+use super::{ask::Questions, credential, doctor, proof};
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
 use choose::Chosen;
 pub use find::shown;
@@ -47,15 +47,21 @@ fn first(paths: &Paths, output: Output, yes: bool) -> Result<(), Fault> {
     if chosen.is_empty() {
         output.say("no key of a known service was taken over; the configuration has examples to fill in");
     }
-    output
-        .say("this release runs programs at the level advisory: they run as you and could read a key file.");
-    let accept = questions.question("Accept that for sessions on this machine (accept_below_confined)?")?;
+    let accept = accept_below_confined(paths, output, &questions)?;
     let services: Vec<&Service> =
         chosen.iter().filter_map(|one| found.keys.get(one.key)).map(|key| &key.service).collect();
     write_new(&paths.config, &text::configuration(&services, accept))?;
     output.say(&format!("wrote {}", paths.config.display()));
     let mut control = Control::connect(paths)?;
     finish(&mut control, output, &found, &chosen)
+}
+
+/// Where programs run confined, nothing less needs to be accepted.
+fn accept_below_confined(paths: &Paths, output: Output, questions: &Questions) -> Result<bool, Fault> {
+    let Err(fault) = doctor::confined(paths) else { return Ok(false) };
+    output.say(&format!("programs cannot run confined here ({fault}); writ doctor tells what would help"));
+    output.say("below that they may be able to read a key file, and with it every credential");
+    questions.question("Accept that for sessions on this machine (accept_below_confined)?")
 }
 
 /// With a configuration that a person may have edited.

@@ -1,6 +1,6 @@
 //! A small HTTPS client with no writ in it: what the demo runs where nothing else is installed.
 //!
-//! It knows what every HTTP client knows: `HTTPS_PROXY` with a user and a password, `SSL_CERT_FILE`, `OPENAI_API_KEY`. It reads
+//! It knows what every HTTP client knows: `SSL_CERT_FILE`, `OPENAI_API_KEY`, and `HTTPS_PROXY` if there is one. It reads
 //! one request a line from stdin (`METHOD PATH [BODY]`, or `ENV`) and prints one JSON line for each.
 
 use std::{
@@ -46,10 +46,11 @@ fn request(host: &str, line: &str) -> io::Result<serde_json::Value> {
     let (method, path, body) =
         (words.next().unwrap_or("GET"), words.next().unwrap_or("/"), words.next().unwrap_or(""));
     let mut stream = secure(host, tunnel(host)?)?;
-    let key = env::var("OPENAI_API_KEY").unwrap_or_default();
+    let key = env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
+    let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{key}Content-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )?;
@@ -63,10 +64,14 @@ fn request(host: &str, line: &str) -> io::Result<serde_json::Value> {
     Ok(serde_json::json!({ "status": status, "body": body }))
 }
 
-/// CONNECT through the proxy (RFC 9110 §9.3.6).
+/// A connection to the host: as to any, or by CONNECT through the proxy that is set (RFC 9110 §9.3.6).
 fn tunnel(host: &str) -> io::Result<TcpStream> {
     let wrong = |what: &str| io::Error::other(what.to_owned());
-    let proxy = env::var("HTTPS_PROXY").map_err(|_| wrong("HTTPS_PROXY is not set"))?;
+    let Ok(proxy) = env::var("HTTPS_PROXY") else {
+        let stream = TcpStream::connect((host, 443))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        return Ok(stream);
+    };
     let rest = proxy.strip_prefix("http://").ok_or_else(|| wrong("HTTPS_PROXY is no http:// URL"))?;
     let (user, address) = rest.rsplit_once('@').ok_or_else(|| wrong("HTTPS_PROXY has no password"))?;
     let mut stream = TcpStream::connect(address)?;

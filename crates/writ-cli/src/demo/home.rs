@@ -11,7 +11,11 @@ use std::{
 use aws_lc_rs::rand;
 use serde_json::Value;
 
-use super::{below, upstream::Upstream};
+use super::{
+    below,
+    injected::LISTED,
+    upstream::{Sink, Upstream},
+};
 use crate::{env_vars, fault::Fault};
 
 /// Variables that might hold a real key of the person's: the demo's programs do not get them.
@@ -20,6 +24,12 @@ const NOT_PASSED_ON: &[&str] =
 
 pub struct Home {
     directory: PathBuf,
+}
+
+/// The highest level that this machine gives.
+pub struct Level {
+    pub confined: bool,
+    pub text: String,
 }
 
 /// What a command of writ's said.
@@ -48,7 +58,7 @@ fn random() -> Result<String, Fault> {
 
 impl Home {
     /// A fresh directory with a configuration that leads `host` to the demo's service.
-    pub fn create(host: &str, service: &Upstream) -> Result<Self, Fault> {
+    pub fn create(host: &str, service: &Upstream, sink: &Sink) -> Result<Self, Fault> {
         let failed = |error: std::io::Error| {
             Fault::new(format!("the demo's directory: {error}"), "set TMPDIR to a directory of yours")
         };
@@ -56,15 +66,20 @@ impl Home {
         let directory = env::temp_dir().join(format!("writ-demo-{name}"));
         fs::DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
         let home = Self { directory };
-        fs::write(home.directory.join("upstream-ca.pem"), &service.ca_pem).map_err(failed)?;
-        fs::write(home.directory.join("writ.toml"), home.configuration(host, service)).map_err(failed)?;
+        for name in ["writ", "home", "work"] {
+            fs::DirBuilder::new().mode(0o700).create(home.directory.join(name)).map_err(failed)?;
+        }
+        let write = |name: &str, text: &str| fs::write(home.directory.join(name), text).map_err(failed);
+        write("writ/upstream-ca.pem", &service.ca_pem)?;
+        write("writ/sink-ca.pem", &sink.ca_pem)?;
+        write("writ/writ.toml", &home.configuration(host, service, sink)?)?;
         Ok(home)
     }
 
-    fn configuration(&self, host: &str, service: &Upstream) -> String {
+    fn configuration(&self, host: &str, service: &Upstream, sink: &Sink) -> Result<String, Fault> {
         let uid = rustix::process::getuid().as_raw();
-        let ca = self.directory.join("upstream-ca.pem");
-        format!(
+        let own = env::current_exe().map_err(|error| Fault::new(error.to_string(), ""))?;
+        Ok(format!(
             r#"# The demo's configuration: {host} is a service on loopback.
 version = 1
 
@@ -74,6 +89,7 @@ accept_below_confined = true
 
 [run]
 role = "demo"
+readable = [{own:?}]
 
 [[credential]]
 name = "openai"
@@ -86,11 +102,19 @@ dial = "{}"
 tls_ca = {:?}
 allow_private = ["127.0.0.0/8"]
 
+[[target]]
+name = "collector"
+host = "{LISTED}"
+dial = "{}"
+tls_ca = {:?}
+allow_private = ["127.0.0.0/8"]
+
 [[role]]
 name = "demo"
 grants = [
   {{ target = "openai", methods = ["POST"], paths = ["/v1/chat/completions"] }},
   {{ target = "openai", methods = ["GET"], paths = ["/v1/echo"] }},
+  {{ target = "collector" }},
 ]
 
 [[workload]]
@@ -98,18 +122,74 @@ spiffe_id = "spiffe://writ.local/demo"
 selectors = ["unix:uid:{uid}"]
 role = "demo"
 "#,
-            service.address, ca,
-        )
+            service.address,
+            self.directory.join("writ/upstream-ca.pem"),
+            sink.address,
+            self.directory.join("writ/sink-ca.pem"),
+        ))
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Command, Fault> {
         let own = env::current_exe().map_err(|error| Fault::new(error.to_string(), ""))?;
         let mut command = Command::new(own);
-        command.args(arguments).env(env_vars::WRIT_HOME, &self.directory);
+        command.args(arguments).env(env_vars::WRIT_HOME, self.directory.join("writ"));
+        command.current_dir(self.directory.join("work"));
         for name in NOT_PASSED_ON {
             command.env_remove(name);
         }
         Ok(command)
+    }
+
+    /// The demo's own directory, as text.
+    pub fn directory(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    /// Puts a file into the home directory that the demo gives to its injected agent.
+    pub fn hide(&self, name: &str, content: &str) -> Result<(), Fault> {
+        let path = self.directory.join("home").join(name);
+        let parent = path.parent().unwrap_or(&self.directory);
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, content))
+            .map_err(|error| Fault::new(format!("{}: {error}", path.display()), ""))
+    }
+
+    /// Runs a command in that home, with one more variable: under `writ run`, or as it is.
+    pub fn injected(&self, script: &[&str], variable: (&str, &str), confined: bool) -> Result<Ran, Fault> {
+        let (program, arguments) = script.split_first().ok_or_else(|| Fault::new("no program", ""))?;
+        let mut command = if confined {
+            self.command(&[&["run", "--require", "confined", "--"], script].concat())?
+        } else {
+            let mut command = Command::new(program);
+            command.args(arguments).current_dir(self.directory.join("work"));
+            command
+        };
+        command.env(env_vars::HOME, self.directory.join("home")).env(variable.0, variable.1);
+        let ran = command.stdin(Stdio::null()).output();
+        let ran = ran.map_err(|error| Fault::new(format!("{program}: {error}"), ""))?;
+        let both = [ran.stdout.as_slice(), b"\n", ran.stderr.as_slice()].concat();
+        Ok(Ran { ok: ran.status.success(), text: String::from_utf8_lossy(&both).into_owned() })
+    }
+
+    /// At which level programs run here, and what that means.
+    pub fn level(&self) -> Result<Level, Fault> {
+        let shown = self.writ(&["run", "--dry-run", "--json", "--", "true"], "")?;
+        let shown: Value = serde_json::from_str(&shown.text).unwrap_or_default();
+        let name = shown.get("level").and_then(Value::as_str).unwrap_or("unknown");
+        let why = shown.pointer("/fallen/0/fault");
+        let word = |key: &str| why.and_then(|why| why.get(key)).and_then(Value::as_str).unwrap_or_default();
+        let confined = name == "confined";
+        let text = if confined {
+            "Level: confined. The programs had a network, a view of the files and a process tree of their own.".to_owned()
+        } else {
+            format!(
+                "Level: {name}. The programs were given placeholders and a proxy; a hostile one could have gone round them. Confining\n\
+                 failed at the step {} ({}): `writ doctor` names the flag or the profile that is missing.",
+                word("step"),
+                word("what"),
+            )
+        };
+        Ok(Level { confined, text })
     }
 
     /// Runs `writ` with these arguments and this input.

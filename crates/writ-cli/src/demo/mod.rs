@@ -9,6 +9,7 @@
 
 pub mod client;
 mod home;
+mod injected;
 mod upstream;
 
 use std::{
@@ -19,8 +20,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{fault::Fault, output::Output};
-use home::{Conversation, Home};
-use upstream::Upstream;
+use home::{Conversation, Home, canary};
+use upstream::{Sink, Upstream};
 
 /// The name under which the demo's service is reached. It is the real vendor's, so that the tutorial's client needs no change;
 /// the demo's configuration leads it to the service on loopback.
@@ -33,12 +34,17 @@ const PYTHON: &str = "import os, openai\n\
     client = openai.OpenAI(api_key=os.environ['OPENAI_API_KEY'])\n\
     print(client.chat.completions.create(model='demo-1', messages=[{'role': 'user', 'content': 'hello'}]).choices[0].message.content)";
 
-/// Runs the demo. Status 1 when something did not come out as it should.
+/// Programs were shown, but this machine cannot confine them: the main claim was skipped.
+const EXIT_NOT_CONFINED: u8 = 3;
+
+/// Runs the demo. Status 1 when something did not come out as it should, [`EXIT_NOT_CONFINED`] when the machine cannot confine.
 pub fn run(output: Output) -> Result<ExitCode, Fault> {
-    let key = home::canary()?;
-    let service = Upstream::start(HOST, &key)
-        .map_err(|error| Fault::new(format!("the demo's service: {error}"), ""))?;
-    let home = Home::create(HOST, &service)?;
+    let key = canary()?;
+    let started = |error: std::io::Error| Fault::new(format!("the demo's service: {error}"), "");
+    let service = Upstream::start(HOST, &key).map_err(started)?;
+    let sink = Sink::start(injected::LISTED).map_err(started)?;
+    let home = Home::create(HOST, &service, &sink)?;
+    let hidden = injected::hide(&home, &key)?;
     let mut report = Report { output, key: key.clone(), failed: 0 };
     output.line("writ demo: programs make their calls, and the key is not in them.\n");
     output.line(&format!(
@@ -51,14 +57,27 @@ pub fn run(output: Output) -> Result<ExitCode, Fault> {
     own_client(&home, &mut report)?;
     curl(&home, &mut report)?;
     tutorial(&home, &mut report)?;
+    output.line("\nAn agent that a prompt injection has turned");
+    let level = home.level()?;
+    if level.confined {
+        injected::run(&home, &hidden, &sink, HOST, &mut report)?;
+    } else {
+        output.line(
+            "  – skipped: this machine does not let programs be confined, so there is no claim to show",
+        );
+    }
 
     output.line("\nThe record");
     let verified = home.writ(&["audit", "verify"], "")?;
     report.check("audit verify", verified.ok, verified.text.trim());
     home.writ(&["stop"], "")?;
-    output.line("\nLevel: advisory. The programs were given placeholders and a proxy; they were not confined. A hostile program");
-    output.line("could have read writ's state as you, or gone round the proxy. Everything that was started has been stopped.");
-    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output.line(&format!("\n{}", level.text));
+    output.line("Everything that was started has been stopped.");
+    Ok(match (report.failed, level.confined) {
+        (0, true) => ExitCode::SUCCESS,
+        (0, false) => ExitCode::from(EXIT_NOT_CONFINED),
+        _ => ExitCode::FAILURE,
+    })
 }
 
 fn own_client(home: &Home, report: &mut Report) -> Result<(), Fault> {
@@ -187,6 +206,10 @@ struct Report {
 }
 
 impl Report {
+    fn line(&self, text: &str) {
+        self.output.line(text);
+    }
+
     fn check(&mut self, what: &str, held: bool, detail: &str) {
         let mark = if held { "✓" } else { "✗" };
         let detail: String = detail.lines().next().unwrap_or_default().chars().take(DETAIL_MAX).collect();

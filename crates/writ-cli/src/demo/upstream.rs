@@ -3,11 +3,16 @@
 //! It speaks the two endpoints of a chat API that the tutorial's client calls, and `/v1/echo`, which repeats the request's
 //! headers as careless debug pages do.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -17,6 +22,57 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_rustls::TlsAcceptor;
+
+/// The attacker's host: takes everything and keeps it. It ends when it is dropped.
+pub struct Sink {
+    pub address: SocketAddr,
+    /// What a client must trust, PEM.
+    pub ca_pem: String,
+    taken: Arc<Mutex<String>>,
+    _runtime: Runtime,
+}
+
+impl Sink {
+    /// Serves `host` on a loopback port of the system's choice.
+    pub fn start(host: &str) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (ca_pem, tls) = certificates(host).map_err(io::Error::other)?;
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        let taken = Arc::<Mutex<String>>::default();
+        runtime.spawn(take(listener, TlsAcceptor::from(Arc::new(tls)), taken.clone()));
+        Ok(Self { address, ca_pem, taken, _runtime: runtime })
+    }
+
+    /// Everything that arrived since the last time: heads and bodies.
+    pub fn take(&self) -> String {
+        std::mem::take(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn take(listener: TcpListener, tls: TlsAcceptor, taken: Arc<Mutex<String>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (tls, taken) = (tls.clone(), taken.clone());
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let service = service_fn(|request| keep(request, taken.clone()));
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn keep(
+    request: Request<Incoming>,
+    taken: Arc<Mutex<String>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let text = format!("{head:?}\n{}\n", String::from_utf8_lossy(&body));
+    taken.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+    Ok(json(StatusCode::OK, &serde_json::json!({ "thanks": true })))
+}
 
 /// A running service. It ends when it is dropped.
 pub struct Upstream {

@@ -116,7 +116,7 @@ fn wishes(launch: &Launch<'_>, opened: &Opened, process: &ProcessPlan) -> Result
     Ok(Wishes {
         directory: launch.directory()?.into(),
         caches: launch::expand(&opened.caches),
-        readable: launch.program.places().map(Into::into).chain(launch::expand(&opened.readable)).collect(),
+        readable: [launch.tools(), launch::expand(&opened.readable)].concat(),
         hidden: launch.hidden(),
         ca_pem: opened.ca_pem.clone(),
         etc: agents::etc(process).chain([own]).collect(),

@@ -150,6 +150,14 @@ impl<'a> Launch<'a> {
         self.directory.clone().ok_or_else(gone)
     }
 
+    /// Directories of tools, which the program reads besides the system's own.
+    pub fn tools(&self) -> Vec<RawPath> {
+        let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
+        let search = std::env::var_os(env_vars::PATH).unwrap_or_default();
+        let program = self.program.places().flat_map(|path| super::tools::of_program(path, &home));
+        program.chain(super::tools::of_path(&search, &home)).map(Into::into).collect()
+    }
+
     /// Writ's own places, which are in no agent's view.
     pub fn hidden(&self) -> Vec<RawPath> {
         let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];

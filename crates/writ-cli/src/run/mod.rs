@@ -25,6 +25,8 @@ mod restricted;
 mod session;
 mod show;
 mod supervise;
+#[cfg(target_os = "linux")]
+mod tools;
 
 use std::process::{ExitCode, ExitStatus};
 

@@ -75,8 +75,8 @@ fn plan(
         caches: launch::expand(&session.opened.caches),
         readable: [bundle.combined.as_path(), &bundle.own]
             .into_iter()
-            .chain(launch.program.places())
             .map(Into::into)
+            .chain(launch.tools())
             .chain(launch::expand(&session.opened.readable))
             .collect(),
         hidden: launch.hidden(),

@@ -141,7 +141,7 @@ impl Watch<'_> {
 
     /// The program's status, when it has ended.
     fn events(&mut self) -> io::Result<Option<ExitStatus>> {
-        while let Some(event) = self.run.agent.next()? {
+        while let Some(event) = self.run.agent.event()? {
             match event {
                 Event::Ended { status } => return Ok(Some(ExitStatus::from_raw(status))),
                 Event::Stopped { signal } => self.run.job.stopped(&mut self.run.agent, signal)?,

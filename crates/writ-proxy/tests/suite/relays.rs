@@ -144,6 +144,9 @@ async fn threat_01_public_means_public_addresses() {
         let event = inside.world.uses(count + 1).await.pop().unwrap();
         assert_eq!(facts(&event), ("public tunnel", PUBLIC, 443, Verdict::Refused), "{answer:?}");
         assert_eq!(event.outcome.reason.as_deref(), Some("forbidden-address"));
+        // The line of the configuration that would allow it needs the address.
+        let address = event.resource.dialled.as_deref();
+        assert_eq!(address, answer.last().filter(|_| !answer.is_empty()).copied(), "{event:?}");
     }
     assert_eq!(inside.world.upstream.connections(), 0);
 }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{fchdir, umask};
 use writ_sys::namespaces::MS_PRIVATE;
 
+use super::compose::{Directories, compose};
 use super::layer::{self, Layer};
 use super::mounts::{self, Access};
 use super::{Content, Etc, Home, Place, Source, View, trust};
@@ -183,19 +184,17 @@ impl Builder {
             Some(path) => layer::kept(self.host.as_fd(), path)?,
             None => None,
         };
-        let mounted = match kept {
-            // A file system that cannot carry an overlay; memory can.
-            Some(layer) => match layered(&lower, &layer, home)? {
-                Ok(mounted) => {
-                    // The stage's descriptor is the lock, to the end of the run.
-                    std::mem::forget(layer.lock);
-                    Ok(mounted)
-                }
-                Err(_) => layered(&lower, &layer::within(target.as_fd()).map_err(fault())?, home)?,
-            },
-            None => layered(&lower, &layer::within(target.as_fd()).map_err(fault())?, home)?,
+        // A file system that cannot carry an overlay is no reason to fail; memory can.
+        let mounted = match kept.map(|layer| kept_layered(&lower, layer, home)).transpose()?.flatten() {
+            Some(mounted) => mounted,
+            None => {
+                let layer = layer::within(target.as_fd()).map_err(fault())?;
+                layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
+                over(&lower, &layer, Directories::Layered)
+                    .map_err(StepFault::at(Step::Home, at.display().to_string()))?
+            }
         };
-        mounts::put(mounted.map_err(fault())?.as_fd(), target.as_fd()).map_err(fault())?;
+        mounts::put(mounted.as_fd(), target.as_fd()).map_err(fault())?;
         self.home = Some(at.to_owned());
         Ok(())
     }
@@ -222,7 +221,7 @@ impl Builder {
             layer::write(parent.as_fd(), &name, &content, 0o644).map_err(fault(path))?;
         }
         let mounted =
-            mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).map_err(fault(at))?;
+            over(&lower, &layer, Directories::ReadOnly).map_err(StepFault::at(Step::Etc, "/etc"))?;
         mounts::put(mounted.as_fd(), target.as_fd()).map_err(fault(at))?;
         mounts::read_only(mounted.as_fd()).map_err(StepFault::at(Step::Etc, "/etc"))?;
         self.foreign.push(at.to_owned());
@@ -280,10 +279,26 @@ impl Builder {
     }
 }
 
-/// An overlay of `lower` with `layer`, or why this layer cannot carry one.
-fn layered(lower: &OwnedFd, layer: &Layer, home: &Home) -> Result<Result<OwnedFd, Errno>, StepFault> {
+/// An overlay of `lower` with a kept layer; `None` where it cannot carry one.
+fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<OwnedFd>, StepFault> {
     layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
-    Ok(mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()))
+    let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).ok();
+    if mounted.is_some() {
+        // The stage's descriptor is the lock, to the end of the run.
+        std::mem::forget(layer.lock);
+    }
+    Ok(mounted)
+}
+
+/// An overlay of `lower` with a layer in memory, or what is the same to programs where something is mounted in `lower`.
+fn over(lower: &OwnedFd, layer: &Layer, directories: Directories) -> std::io::Result<OwnedFd> {
+    match mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()) {
+        Err(Errno::INVAL) => {
+            compose(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd(), directories)?;
+            mounts::copy(layer.upper.as_fd(), Access::Writable)
+        }
+        mounted => Ok(mounted?),
+    }
 }
 
 fn is_directory(place: &OwnedFd) -> rustix::io::Result<bool> {

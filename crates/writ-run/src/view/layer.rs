@@ -63,11 +63,7 @@ pub(super) fn within(directory: BorrowedFd<'_>) -> io::Result<Layer> {
 /// [`Step::Home`] with the file.
 pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, home: &Home) -> Result<(), StepFault> {
     let fault = |path: &RawPath| StepFault::at::<Errno>(Step::Home, path.display().to_string());
-    // The root of an overlay has the attributes of its upper half.
-    let mode = fstat(lower).map_or(0o700, |stat| stat.st_mode & 0o7777);
-    open(upper, c".", OFlags::DIRECTORY)
-        .and_then(|upper| fchmod(upper, Mode::from_raw_mode(mode)))
-        .map_err(StepFault::at(Step::Home, "the layer"))?;
+    like(upper, lower).map_err(StepFault::at(Step::Home, "the layer"))?;
     for path in &home.absent {
         leave_out(upper, lower, path).map_err(fault(path))?;
     }
@@ -75,6 +71,15 @@ pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, home: &Home) ->
         self::seed(upper, lower, seed).map_err(fault(&seed.path))?;
     }
     Ok(())
+}
+
+/// Gives `upper` the mode of `lower`: the root of an overlay has the attributes of its upper half.
+///
+/// # Errors
+/// Those of `fchmod(2)`.
+pub(super) fn like(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> io::Result<()> {
+    let mode = fstat(lower).map_or(0o700, |stat| stat.st_mode & 0o7777);
+    fchmod(open(upper, c".", OFlags::DIRECTORY)?, Mode::from_raw_mode(mode))
 }
 
 /// A whiteout, as overlays know it, where `lower` has something that the view has not.

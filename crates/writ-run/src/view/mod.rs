@@ -18,6 +18,7 @@
 //! agent leaves there.
 
 mod build;
+mod compose;
 pub(crate) mod credentials;
 mod enter;
 mod etc;

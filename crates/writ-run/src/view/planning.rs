@@ -213,6 +213,11 @@ impl Draft<'_> {
 
     /// One layer for each work tree: what an agent leaves in one project's must not meet the next project's.
     fn layer(&mut self) -> Option<RawPath> {
+        if let Some(mount) = self.facts.mounts.iter().find(|mount| mount.starts_with(&self.facts.home)) {
+            self.notes
+                .push(format!("changes to the home are not kept: something is mounted in it, at {mount:?}"));
+            return None;
+        }
         match self.facts.layers.as_ref()? {
             Ok(layers) => {
                 let of = self.facts.work.root.as_deref().unwrap_or(&self.facts.home);

@@ -1,4 +1,4 @@
-//! Launches of real programs, as root and as an ordinary account.
+//! Launches of real programs, as root and as an plain account.
 //!
 //! ```text
 //!   main ─► for each case and account: this binary again        a process of its own, since a launcher's streams, signals
@@ -39,6 +39,9 @@ use tempfile::TempDir;
 const NOBODY: u32 = 65534;
 /// Cases that run at the same time. They mostly wait for each other's processes.
 const PARALLEL: usize = 4;
+
+/// When a case that hangs is ended, in seconds.
+const CASE_MAX: &str = "120";
 
 type Case = (&'static str, fn());
 
@@ -121,7 +124,8 @@ impl Account {
 
     fn run(&self, case: &str) -> Output {
         let program = self.directory.path().join("work/program");
-        let mut command = Command::new("setpriv");
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", CASE_MAX, "setpriv"]);
         if self.nobody {
             let id = NOBODY.to_string();
             command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--no-new-privs"]);

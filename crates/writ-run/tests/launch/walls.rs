@@ -3,18 +3,21 @@
 use std::{
     fs::File,
     os::fd::OwnedFd,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Access, access},
     process::{geteuid, getpid, setsid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
-use writ_run::{Step, Terminal};
+use writ_run::{Event, Running, Step, Terminal};
 
 use crate::{
     Case,
-    lab::{Lab, capture, end, process, told, told_unconfined},
+    lab::{LONG, Lab, capture, end, event, process, told, told_unconfined},
 };
 
 pub const CASES: &[Case] = &[
@@ -30,6 +33,7 @@ pub const CASES: &[Case] = &[
     ("a_refused_namespace_is_named", refused_namespace),
     ("a_refused_second_namespace_is_named", refused_second_namespace),
     ("a_control_group_of_its_own", control_group),
+    ("an_agent_freezes_only_itself", freeze),
 ];
 
 fn capabilities() {
@@ -184,25 +188,62 @@ fn limited(namespaces: u32, step: &str, errno: i32) {
     assert!(text.contains(&format!("step: {fault:?}, errno: {errno},")), "{text}");
 }
 
-/// Root may make groups where version 2 is mounted writable, as here; a plain account only where they are delegated.
+/// Root may make groups where version 2 is mounted writable; a plain account only where they are delegated.
 fn control_group() {
     let mut output = capture();
     let running = Lab::new().program("/bin/cat", &["/proc/self/cgroup"]);
-    let notes = running.notes().to_vec();
+    let (group, notes) = (group_of(&running), running.notes().to_vec());
+    assert_eq!(group.is_some(), may_make_groups(), "{notes:?}");
+    assert_eq!(notes, Vec::<String>::new());
     assert!(end(running).success());
-    let text = output.text();
+    if let Some(group) = group {
+        assert!(output.text().contains("0::/\n"), "{}", output.text());
+        assert!(!group.exists(), "it is removed");
+    }
+}
+
+/// The hierarchy can be mounted anew in nested namespaces, and shows the group that its mounter's namespace begins with.
+fn freeze() {
+    if !may_make_groups() {
+        // Then the hierarchy is not the agent's to write either.
+        assert!(!frozen_by("/bin/sh", FREEZE));
+        return;
+    }
+    let mut running = Lab::new().program("/bin/sh", &["-c", FREEZE]);
+    let group = group_of(&running).unwrap();
+    let events = File::open(group.join("cgroup.events")).unwrap();
+    while !std::fs::read_to_string(group.join("cgroup.events")).unwrap().contains("frozen 1") {
+        let mut watched = [PollFd::new(&events, PollFlags::PRI), PollFd::new(&running, PollFlags::IN)];
+        assert_ne!(poll(&mut watched, Some(&LONG)).unwrap(), 0, "it was not frozen");
+        assert!(watched[1].revents().is_empty(), "it could not: {:?}", running.next());
+    }
+    // We were not, and can end it.
+    running.kill().unwrap();
+    assert_eq!(event(&mut running), Event::Started);
+    assert_eq!(event(&mut running), Event::Ended { status: libc::SIGKILL });
+    drop(running);
+    assert!(!group.exists());
+}
+
+/// Version 2, of the agent's own cgroup namespace.
+const FREEZE: &str =
+    "exec unshare -UrmC sh -c 'mount -t cgroup2 none /dev/shm && echo 1 > /dev/shm/cgroup.freeze'";
+
+fn frozen_by(program: &str, script: &str) -> bool {
+    end(Lab::new().program(program, &["-c", script])).success()
+}
+
+fn group_of(running: &Running) -> Option<PathBuf> {
+    running.cgroup().map(Path::to_owned)
+}
+
+fn may_make_groups() -> bool {
     let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    let line = |text: &str| text.lines().find(|line| line.starts_with("0::")).map(str::to_owned);
-    assert!(notes.is_empty() || notes[0].contains("control group"), "{notes:?}");
-    let namespaced = line(&text) == Some("0::/".to_owned());
-    let may = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().any(|mount| {
-        let group = line(&ours).map(|line| format!("{mount}/{}", line.trim_start_matches("0::/")));
-        group.is_some_and(|group| {
-            std::path::Path::new(&group).join("cgroup.procs").exists()
-                && rustix::fs::access(&*group, rustix::fs::Access::WRITE_OK).is_ok()
-        })
-    });
-    assert_eq!(namespaced, may || line(&ours) == Some("0::/".to_owned()), "{text} {ours} {notes:?}");
+    let Some(name) = ours.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().any(|mount| {
+        let group = Path::new(mount).join(name);
+        group.join("cgroup.procs").exists() && access(&group, Access::WRITE_OK).is_ok()
+    })
 }
 
 /// A session with a terminal, which is ours from now on. Its end would be the end of us, so we do not listen to it.

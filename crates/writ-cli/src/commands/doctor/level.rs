@@ -68,7 +68,10 @@ pub(super) fn check(paths: &Paths) -> Vec<Check> {
 }
 
 /// A whole launch of a program that does nothing.
-fn confined(paths: &Paths) -> Result<(), StepFault> {
+///
+/// # Errors
+/// The step that this machine refuses.
+pub fn confined(paths: &Paths) -> Result<(), StepFault> {
     let wishes = Wishes {
         directory: "/".into(),
         caches: Vec::new(),

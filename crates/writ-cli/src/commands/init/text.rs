@@ -29,7 +29,7 @@ pub(super) fn configuration(taken: &[&Service], accept_below_confined: bool) -> 
          # metadata addresses do not. With \"listed\", programs reach declared targets only.\n\
          egress = \"public\"\n\n\
          [seal]\nkind = \"key-file\"\n\
-         # Programs run as you, unconfined, and could read the key file. Sessions are refused without this line.\n\
+         # Below the level confined, programs may be able to read the key file: with false, such sessions are refused.\n\
          accept_below_confined = {accept_below_confined}\n\n[run]\nrole = \"dev\"\n"
     );
     let mut grants = Vec::new();
