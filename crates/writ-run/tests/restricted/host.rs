@@ -116,7 +116,8 @@ impl Host {
         let facts = Facts::gather(&self.path("home/project"), &self.path("home"), OsStr::new(PATH));
         let (hidden, readable) = (vec![self.path("state").into()], vec![self.path("scripts").into()]);
         let wishes = Wishes { hidden, readable, ..wishes.clone() };
-        let asked = Asked { private: private.into(), reachable: vec![self.proxy], writable: vec![] };
+        let asked =
+            Asked { private: private.into(), reachable: vec![self.proxy], own: vec![], writable: vec![] };
         restricted::plan(&facts, &wishes, &asked).unwrap()
     }
 
