@@ -4,7 +4,7 @@
 //! its key to another host, name a proxy, run helpers, hooks and servers. Each of these is shown to work without writ first,
 //! or it would prove nothing, and then to obtain nothing.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "clippy does not see that the helpers here are tests")]
+#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -178,8 +178,9 @@ fn ran_of_the_repository(work: &Path) -> Vec<&'static str> {
 /// Claude Code without writ, as it would hold a key: in its environment, trusting `attacker`'s certificates.
 fn unguarded(scene: &Scene, attacker: &Standin, key: &str) -> std::process::Child {
     let argv = claude(scene);
-    let mut command = scene.home.command(Path::new(&argv[0]));
-    command.args(&argv[1..]).env("ANTHROPIC_API_KEY", key).env("NODE_EXTRA_CA_CERTS", attacker.ca_path());
+    let (program, arguments) = argv.split_first().unwrap();
+    let mut command = scene.home.command(Path::new(program));
+    command.args(arguments).env("ANTHROPIC_API_KEY", key).env("NODE_EXTRA_CA_CERTS", attacker.ca_path());
     command.env("SSL_CERT_FILE", attacker.ca_path()).env("DISABLE_AUTOUPDATER", "1");
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }

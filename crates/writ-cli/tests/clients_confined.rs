@@ -287,10 +287,15 @@ fn is_public(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_documentation();
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !(special || shared || v4.is_unspecified() || v4.octets()[0] == 0 || v4.octets()[0] >= 224)
+            let [first, second, ..] = v4.octets();
+            let shared = first == 100 && second & 0xc0 == 64;
+            !(special || shared || first == 0 || first >= 224)
         }
-        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000 && v6.segments()[0] != 0x2001,
+        IpAddr::V6(v6) => {
+            let [first, second, ..] = v6.segments();
+            let special = first == 0x2001 && (second < 0x200 || second == 0xdb8);
+            first & 0xe000 == 0x2000 && !special
+        }
     }
 }
 
