@@ -118,6 +118,9 @@ impl<'a> Launch<'a> {
                 Err(Failed::Fault(fault)) => return Err(below(fault, &fallen)),
             }
         }
+        if fallen.is_empty() {
+            return Err(Fault::new("--no-confine asks for less than --require", "leave one of them out"));
+        }
         let why = reasons(&fallen);
         let next = "see `writ doctor` for what would make it possible, or leave --require out";
         Err(Fault::new(format!("the program was not started: {why}"), next))

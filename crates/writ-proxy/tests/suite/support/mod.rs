@@ -18,6 +18,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 use writ_api::seal::Recipient;
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
@@ -196,6 +197,10 @@ impl World {
 
     /// Waits until the uses on record are as many, all with an outcome, and returns them.
     pub async fn uses(&self, count: usize) -> Vec<Event> {
+        timeout(PATIENCE, self.uses_at_last(count)).await.expect("uses in time")
+    }
+
+    async fn uses_at_last(&self, count: usize) -> Vec<Event> {
         loop {
             let uses: Vec<Event> =
                 self.events().await.into_iter().filter(|event| event.kind == Kind::Use).collect();
@@ -217,6 +222,10 @@ impl World {
 
     /// The same, with ports, once there are so many.
     pub async fn refused(&self, count: usize) -> Vec<(String, String, u16)> {
+        timeout(PATIENCE, self.refused_at_last(count)).await.expect("refusals in time")
+    }
+
+    async fn refused_at_last(&self, count: usize) -> Vec<(String, String, u16)> {
         loop {
             let refused = |event: Event| {
                 let resource = event.resource;
