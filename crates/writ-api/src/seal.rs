@@ -63,6 +63,8 @@ impl std::fmt::Debug for Recipient {
 pub enum Place {
     /// A credential on its way to the data plane.
     Lease { session: SessionId, lease: LeaseId },
+    /// A session's authority on its way between the planes.
+    Authority { session: SessionId },
     /// A value or passphrase on its way from the operator to the broker.
     Control { purpose: String },
 }
@@ -71,6 +73,7 @@ impl Place {
     fn info(&self) -> Vec<u8> {
         match self {
             Self::Lease { session, lease } => format!("writ lease v1 {session} {lease}").into_bytes(),
+            Self::Authority { session } => format!("writ authority v1 {session}").into_bytes(),
             Self::Control { purpose } => format!("writ control v1 {purpose}").into_bytes(),
         }
     }

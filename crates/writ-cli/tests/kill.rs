@@ -113,14 +113,20 @@ fn of_the_daemon() {
     kill_process(daemon, Signal::KILL).unwrap();
     assert!(ended(&process, PATIENCE));
     assert!(scene.standin.wait_closed(PATIENCE), "an upstream connection outlived the daemon");
-    // With nobody there to start the next daemon, nothing passes either.
-    let before = scene.standin.seen().len();
-    let out = ask_through(&held.proxy, "https://api.openai.com/echo", &[]).unwrap();
-    assert!(!out.status.success());
-    assert_eq!(scene.standin.seen().len(), before);
-    // The next command starts another daemon, which ends what the dead one left.
-    check_nothing_is_left(&scene, &held.session, &held.proxy, &held.key);
+    // The launcher starts another daemon, which ends what the dead one left, and asks it for a session that goes on.
+    let goes_on = || {
+        let sessions = scene.home.json(&["session", "list"]).unwrap();
+        sessions.as_array().unwrap().iter().any(|row| row["resumed_from"] == held.session.as_str())
+    };
+    assert!(until(PATIENCE, goes_on), "the run does not go on");
+    assert!(!live_sessions(&scene).contains(&held.session), "a lease outlived the daemon");
+    let recorded = scene.all_leases().unwrap();
+    assert!(recorded.iter().any(|(_, s)| *s == held.session), "the lease is not forgotten: {recorded:?}");
     assert_ne!(scene.home.daemon(), Some(daemon));
+    // And with the launcher ends what went on.
+    let Held { mut run, session, proxy, key, .. } = held;
+    run.kill().unwrap();
+    check_nothing_is_left(&scene, &session, &proxy, &key);
     scene.home.close().unwrap();
 }
 

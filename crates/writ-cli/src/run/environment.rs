@@ -155,6 +155,7 @@ mod tests {
             caches: Vec::new(),
             readable: Vec::new(),
             presets: Vec::new(),
+            keepsake: String::new(),
         };
         let inherited = [
             ("OPENAI_API_KEY", "sk-real"),

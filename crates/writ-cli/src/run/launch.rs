@@ -60,9 +60,9 @@ pub enum Keep {
     /// Its certificates, its home, and the judge of its connections.
     #[cfg(target_os = "linux")]
     Restricted(super::restricted::Restricted),
-    /// The doors of its network, which a later daemon can serve as well.
+    /// All that it has is in its own view.
     #[cfg(target_os = "linux")]
-    Doors(writ_run::Doors),
+    Nothing,
 }
 
 /// Why a level did not work.
@@ -217,7 +217,7 @@ impl Keep {
             #[cfg(target_os = "linux")]
             Self::Restricted(restricted) => restricted.remove(),
             #[cfg(target_os = "linux")]
-            Self::Doors(doors) => drop(doors),
+            Self::Nothing => {}
         }
     }
 }

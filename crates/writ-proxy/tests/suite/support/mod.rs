@@ -19,6 +19,7 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::time::timeout;
+use writ_api::seal::Recipient;
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
     Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, Place, PlaceholderEntry, RoutePlan,
@@ -119,6 +120,7 @@ impl World {
     pub async fn with(upstream: Upstream, change: impl FnOnce(&mut Setup)) -> Self {
         let clock = Arc::new(Standing { start: wall(), moved: AtomicI64::new(0) });
         let session = SessionId::new(clock.now(), &[7; 10]);
+        let keeper = Recipient::generate().unwrap();
         let mut setup = Setup {
             plan: SessionPlan {
                 session,
@@ -133,6 +135,8 @@ impl World {
                 routes: vec![route("vendor", HOST, &upstream), route("other", OTHER, &upstream)],
                 placeholders: vec![placeholder("vendor"), placeholder("other"), placeholder("foreign")],
                 quiet_hosts: vec![QUIET.parse().unwrap()],
+                keeper: keeper.key().clone(),
+                authority: None,
             },
             names: Arc::new(SystemNames),
             workers: 2,
