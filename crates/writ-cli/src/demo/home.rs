@@ -218,7 +218,8 @@ role = "demo"
         let failed = |error: std::io::Error| Fault::new(format!("writ run: {error}"), "");
         let own = env::current_exe().map_err(failed)?;
         let own = own.to_string_lossy();
-        let mut command = self.command(&[&["--quiet", "run", "--fresh", "--", own.as_ref()], arguments].concat())?;
+        let mut command =
+            self.command(&[&["--quiet", "run", "--fresh", "--", own.as_ref()], arguments].concat())?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
         let stdin = child.stdin.take();
         let stdout = child
