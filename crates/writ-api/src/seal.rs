@@ -139,6 +139,9 @@ mod tests {
         let info = Place::Lease { session, lease }.info();
         let purpose = String::from_utf8(info.clone()).unwrap();
         assert_ne!(Place::Control { purpose }.info(), info);
+        assert_ne!(Place::Authority { session }.info(), info);
+        let purpose = String::from_utf8(Place::Authority { session }.info()).unwrap();
+        assert_ne!(Place::Control { purpose }.info(), Place::Authority { session }.info());
         let (other, swapped) = (LeaseId::new(at(1), &[0; 10]), SessionId::new(at(2), &[0; 10]));
         assert_ne!(Place::Lease { session: swapped, lease: other }.info(), info);
     }

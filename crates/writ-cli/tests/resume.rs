@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
-use writ_testkit::{Provider, Ran, Scene, SceneConfig, Spawned, ended, until};
+use writ_testkit::{Home, Provider, ROLE, Ran, Scene, SceneConfig, Spawned, ended, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,10 @@ struct Asking {
 
 impl Asking {
     fn start(options: &[&str], argv: &[&str]) -> Self {
-        let scene = SceneConfig::of(&[Provider::OpenAi]).options(options).start(WRIT).unwrap();
+        Self::of(SceneConfig::of(&[Provider::OpenAi]).options(options).start(WRIT).unwrap(), argv)
+    }
+
+    fn of(scene: Scene, argv: &[&str]) -> Self {
         let mut run = scene.spawn(argv).unwrap();
         let session = run.line("session ", PATIENCE).unwrap();
         let asking = Self { scene, run, session };
@@ -151,6 +154,59 @@ fn of_a_confined_process_that_holds_certificates_and_an_address() {
 #[test]
 fn of_an_advisory_shell() {
     check_goes_on(&["--no-confine"], &["sh", "-c", CURL]);
+}
+
+/// A door that only the opened session told: of a target at another port.
+#[test]
+fn of_a_target_with_a_door_of_its_own() {
+    const ASK: &str = r#"
+echo "session $WRIT_SESSION"
+until [ -e stop ]; do curl -sS -m 5 --noproxy "*" -o /dev/null "https://mirror.example:8443/echo?pid=$$" || :; done
+echo "stopped"
+"#;
+    let config = SceneConfig::of(&[Provider::OpenAi]).options(&["--require", "confined"]);
+    let scene = config.host("mirror", "mirror.example:8443", &[]).start(WRIT).unwrap();
+    let mut asking = Asking::of(scene, &["sh", "-c", ASK]);
+    asking.lose_daemon();
+    assert!(asking.asks(), "its door is served by the next daemon");
+    std::fs::write(asking.scene.home.work().join("stop"), b"").unwrap();
+    let ran = asking.run.wait(PATIENCE).unwrap();
+    assert_eq!(ran.code, Some(0), "{}", ran.told());
+    asking.scene.home.close().unwrap();
+}
+
+/// Nobody but a person can open the seal again: the program waits, and the person is told once.
+#[test]
+fn behind_a_passphrase_it_waits_for_the_person() {
+    const PASSPHRASE: &[u8] = b"correct horse battery staple\n";
+    let scene = SceneConfig::of(&[Provider::OpenAi]).options(&["--require", "confined"]).start(WRIT).unwrap();
+    let home = Home::new(WRIT).unwrap();
+    let config = scene.config().role_for_all(ROLE);
+    let text = config.text().replace("kind = \"key-file\"", "kind = \"passphrase\"");
+    std::fs::write(home.writ_home().join("writ.toml"), text).unwrap();
+    assert_eq!(home.writ(&["unlock"], PASSPHRASE).unwrap().code, Some(0));
+    home.set_credential("openai", scene.canary(Provider::OpenAi).unwrap()).unwrap();
+    let options = ["--role", ROLE, "--require", "confined"];
+    let mut run = home.spawn_with(&options, &["sh", "-c", CURL]).unwrap();
+    run.line("session ", PATIENCE).unwrap();
+    let asks = |before: usize| scene.standin.wait_seen(PATIENCE, |seen| seen.len() > before + 1);
+    assert!(asks(0));
+    let daemon = home.daemon().unwrap();
+    let process = pidfd_open(daemon, PidfdFlags::empty()).unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    assert!(ended(&process, PATIENCE));
+    let before = scene.standin.seen().len();
+    assert!(run.says("Run: writ unlock", PATIENCE));
+    assert_eq!(scene.standin.seen().len(), before, "nothing passes a locked daemon");
+    assert_eq!(home.writ(&["unlock"], PASSPHRASE).unwrap().code, Some(0));
+    assert!(run.says("the daemon came back", PATIENCE));
+    assert!(asks(before));
+    std::fs::write(home.work().join("stop"), b"").unwrap();
+    let ran = run.wait(PATIENCE).unwrap();
+    assert_eq!(ran.code, Some(0), "{}", ran.told());
+    assert_eq!(ran.err().matches("writ unlock").count(), 1, "{}", ran.told());
+    home.close().unwrap();
+    scene.home.close().unwrap();
 }
 
 /// What the daemon says stays said: nobody seeks another one after `writ stop`.

@@ -109,7 +109,10 @@ impl Request {
 
 impl Session {
     fn open(paths: &Paths, open: Open, doors: Doors) -> Result<Self, Fault> {
-        let mut stream = client::connect(paths, &paths.run_socket())?;
+        Self::open_on(client::connect(paths, &paths.run_socket())?, open, doors)
+    }
+
+    fn open_on(mut stream: UnixStream, open: Open, doors: Doors) -> Result<Self, Fault> {
         send(&mut stream, &FromLauncher::Open(open.clone()), &apart(&doors).1)?;
         let opened: Opened = match frame::read(&mut stream)? {
             FromBroker::Opened(opened) => opened,
@@ -146,7 +149,10 @@ impl Session {
 impl Held {
     /// Opens a session that goes on with this one. A door that the configuration has no place for any more is closed.
     pub fn reopen(&self, paths: &Paths) -> Result<Session, Fault> {
-        let mut session = Session::open(paths, self.open.clone(), self.first.clone())?;
+        // A daemon that does not come up has decided nothing about this session.
+        let stream = client::connect(paths, &paths.run_socket());
+        let stream = stream.map_err(|fault| Fault { kind: None, ..fault })?;
+        let mut session = Session::open_on(stream, self.open.clone(), self.first.clone())?;
         let still = |(door, socket): &&(Door, Arc<OwnedFd>)| allows(&session.opened, door, socket);
         let late = self.late.iter().filter(still).cloned().collect();
         session.add_shared(late)?;

@@ -19,11 +19,11 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::time::timeout;
-use writ_api::seal::Recipient;
+use writ_api::seal::{self, Recipient};
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
-    Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, Place, PlaceholderEntry, RoutePlan,
-    SessionId, SessionPlan, Shape, Timestamp,
+    Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, OpenFault, Place, PlaceholderEntry,
+    RoutePlan, Sealed, SessionId, SessionPlan, Shape, Timestamp,
 };
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
@@ -67,6 +67,9 @@ pub struct World {
     pub address: SocketAddr,
     pub ca_pem: String,
     pub named: Vec<NamedAddress>,
+    pub plan: SessionPlan,
+    pub keeper: Recipient,
+    pub authority: Sealed,
     pub stream: Stream,
     log: TempDir,
 }
@@ -162,10 +165,43 @@ impl World {
         if setup.doors.is_empty() {
             setup.doors.push((Door::Proxy, listener.into()));
         }
+        let plan = setup.plan.clone();
         let ready = proxy.open(setup.plan, setup.doors).await.unwrap();
         broker.recipient(ready.recipient);
-        let (ca_pem, named) = (ready.ca_pem, ready.named);
-        Self { proxy, broker, clock, upstream, session, address, ca_pem, named, stream, log }
+        let (ca_pem, named, authority) = (ready.ca_pem, ready.named, ready.authority);
+        Self {
+            proxy,
+            broker,
+            clock,
+            upstream,
+            session,
+            address,
+            ca_pem,
+            named,
+            plan,
+            keeper,
+            authority,
+            stream,
+            log,
+        }
+    }
+
+    /// The session's daemon is lost: another session goes on for the same agent, with a plan that may be another.
+    pub async fn go_on(&mut self, change: impl FnOnce(&mut SessionPlan)) -> Result<(), OpenFault> {
+        let place = |session| seal::Place::Authority { session };
+        let kept = self.keeper.open(&self.authority, &place(self.session)).unwrap();
+        let session = SessionId::new(self.clock.now(), &[8; 10]);
+        let authority = seal::seal(&kept, &self.proxy.recipient(), &place(session)).unwrap();
+        let mut plan = SessionPlan { session, authority: Some(authority), ..self.plan.clone() };
+        change(&mut plan);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ready = self.proxy.open(plan.clone(), vec![(Door::Proxy, listener.into())]).await?;
+        assert_eq!(ready.ca_pem, self.ca_pem, "the agent trusts no other");
+        self.broker.recipient(ready.recipient);
+        (self.session, self.address, self.plan, self.named) = (session, address, plan, ready.named);
+        self.authority = ready.authority;
+        Ok(())
     }
 
     pub fn client(&self, alpn: &'static str) -> client::Client<'_> {
