@@ -84,16 +84,21 @@ fn a_repository_asks_and_a_person_trusts_exactly_that() {
     "#]],
     );
     assert_eq!(role_of_a_run(&person), None, "an untrusted file has no effect");
-    person.check(&["trust", "--yes", "--quiet"], expect![[r#"
+    person.check(
+        &["trust", "--yes", "--quiet"],
+        expect![[r#"
         status 0
         HOME/work/writ.toml is not trusted: it has no effect
 
         It asks for:
           role narrow
-    "#]]);
+    "#]],
+    );
     assert_eq!(role_of_a_run(&person).as_deref(), Some("narrow"));
     fs::write(person.file(), "version = 1\nrole = \"wide\"\n").unwrap();
-    person.check(&["trust", "--show"], expect![[r#"
+    person.check(
+        &["trust", "--show"],
+        expect![[r#"
         status 0
         HOME/work/writ.toml was trusted, and has changed: it has no effect
 
@@ -106,7 +111,8 @@ fn a_repository_asks_and_a_person_trusts_exactly_that() {
 
         In vain, since your own configuration does not have it:
           role wide: your configuration has none of that name; add a [[role]]
-    "#]]);
+    "#]],
+    );
     assert_eq!(role_of_a_run(&person), None, "a changed file has none again");
     person.home.close().unwrap();
 }
