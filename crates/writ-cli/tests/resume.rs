@@ -3,7 +3,11 @@
 //! Order and outcome are asserted, never times: [`PATIENCE`] is only when a test gives up. What the program asks before, during and
 //! after the kill is seen by the stand-in, which demands the real key.
 
-#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy does not see that the helpers here are tests"
+)]
 
 use std::time::Duration;
 
