@@ -291,7 +291,10 @@ fn approve(state: &mut Map<String, Value>, tail: String) {
     }
 }
 
+/// The same text whatever else is linked: whether maps keep their order depends on that.
 fn pretty(value: &Value) -> String {
+    let mut value = value.clone();
+    value.sort_all_objects();
     format!("{value:#}\n")
 }
 

@@ -1,6 +1,6 @@
 //! The ladder: from the highest level down to the first that works here. A level works if its whole launch does; nothing is probed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use writ_api::run::Opened;
 use writ_core::Level;
@@ -161,10 +161,13 @@ impl<'a> Launch<'a> {
         program.chain(super::tools::of_path(&search, &home)).map(Into::into).collect()
     }
 
-    /// Writ's own places, which are in no agent's view.
+    /// Writ's own places, which are in no agent's view. The configuration can be a link into a work tree, as dotfiles are.
     pub fn hidden(&self) -> Vec<RawPath> {
-        let paths = [Some(self.paths.state.as_path()), Some(&self.paths.run), self.paths.config.parent()];
-        paths.into_iter().flatten().map(Into::into).collect()
+        let Paths { state, run, config } = self.paths;
+        let paths = [Some(state.as_path()), Some(run.as_path()), config.parent(), Some(config.as_path())];
+        let named: Vec<&Path> = paths.into_iter().flatten().collect();
+        let real = named.iter().filter_map(|path| std::fs::canonicalize(path).ok());
+        named.iter().map(|path| path.to_path_buf()).chain(real).map(Into::into).collect()
     }
 
     /// Configuration of the repository's own: an agent that could change it would ask in its repository's name.

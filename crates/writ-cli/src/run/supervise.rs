@@ -110,13 +110,14 @@ struct Ready {
 
 impl Watch<'_> {
     fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.pass_signals(true)?;
         loop {
             if let Some(status) = self.events()? {
                 return Ok(status);
             }
             let Some(ready) = self.poll()? else { continue };
             if ready.signals {
-                self.pass_signals()?;
+                self.pass_signals(false)?;
             }
             if ready.stream {
                 self.listen();
@@ -167,10 +168,12 @@ impl Watch<'_> {
         Ok(None)
     }
 
-    fn pass_signals(&mut self) -> io::Result<()> {
+    /// `early`: a key that was pressed before there was a program has not reached it.
+    fn pass_signals(&mut self, early: bool) -> io::Result<()> {
         let run = &mut self.run;
+        let shared = !early && !run.terminal.is_own_group();
         while let Some(Received { signal, from_kernel }) = run.signals.next_received()? {
-            let has_it = from_kernel && !run.terminal.is_own_group() && TO_THE_GROUP.contains(&signal);
+            let has_it = from_kernel && shared && TO_THE_GROUP.contains(&signal);
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),

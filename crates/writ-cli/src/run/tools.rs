@@ -15,6 +15,7 @@ const PREFIX_MARKS: &[&str] = &["pyvenv.cfg", "lib", "libexec"];
 /// In a virtual environment: names the directory of the interpreter that it is made from.
 const VENV_FILE: &str = "pyvenv.cfg";
 const VENV_HOME: &str = "home";
+const INTERPRETERS: &[&str] = &["python3", "python"];
 /// Of [`VENV_FILE`], read at the most.
 const VENV_FILE_MAX: usize = 4096;
 
@@ -57,7 +58,11 @@ fn base(prefix: &Path) -> Option<PathBuf> {
     let text = small.then(|| fs::read_to_string(file).ok()).flatten()?;
     let lines = text.lines().filter_map(|line| line.split_once('='));
     let home = lines.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == VENV_HOME);
-    home.map(|(_, value)| PathBuf::from(value)).filter(|path| path.is_absolute())
+    let base = home.map(|(_, value)| PathBuf::from(value)).filter(|path| path.is_absolute())?;
+    // An agent may have written the file: it is believed of what holds an interpreter, and no link in its own tree leads away.
+    let base = fs::canonicalize(base).ok()?;
+    let interpreter = INTERPRETERS.iter().any(|name| base.join(name).is_file());
+    (interpreter && base.file_name() == Some(OsStr::new("bin"))).then_some(base)
 }
 
 #[cfg(test)]
@@ -76,6 +81,13 @@ mod tests {
         let made_from =
             format!("include-system-site-packages = false\nhome = {}\n", at("python/bin").display());
         fs::write(at("venv/pyvenv.cfg"), made_from).unwrap();
+        fs::write(at("python/bin/python3"), "").unwrap();
+        // What an agent could write into its own tree.
+        for (name, named) in [("lies", at("loose/bin")), ("leads", at("leads/away"))] {
+            fs::create_dir_all(at(name).join("bin")).unwrap();
+            fs::write(at(name).join("pyvenv.cfg"), format!("home = {}\n", named.display())).unwrap();
+        }
+        std::os::unix::fs::symlink(at("loose"), at("leads/away")).unwrap();
         let home = at("home/ada");
         let names = |of: &str, home: &Path| {
             let found = around(&at(of), home);
@@ -86,6 +98,8 @@ mod tests {
         };
         assert_eq!(names("python/bin", &home), ["python/bin", "python"]);
         assert_eq!(names("venv/bin", &home), ["venv/bin", "venv", "python", "python/bin"]);
+        assert_eq!(names("lies/bin", &home), ["lies/bin", "lies"], "no interpreter is there");
+        assert_eq!(names("leads/bin", &home), ["leads/bin", "leads"]);
         assert_eq!(names("loose/bin", &home), ["loose/bin"], "what lies beside it is none of its business");
         assert_eq!(names("python/lib", &home), ["python/lib"]);
         assert_eq!(names("home/bin", &home), ["home/bin"], "the home would be in it");

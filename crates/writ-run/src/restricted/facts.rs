@@ -12,6 +12,7 @@ use rustix::termios::ttyname;
 
 use super::plan::TOOLCHAINS;
 use crate::view::facts::{Credential, known_credentials};
+use crate::view::lead::lead;
 use crate::view::worktree::{self, WorkTree};
 
 /// The facts that a restricted launch is planned from. All paths are absolute and free of links, except those of `/etc`.
@@ -42,6 +43,7 @@ impl Facts {
     pub fn gather(directory: &Path, home: &Path, search_path: &OsStr) -> Self {
         let home = fs::canonicalize(home).unwrap_or_else(|_| home.to_owned());
         let work = fs::canonicalize(directory).map(|start| worktree::find(&start, &home)).unwrap_or_default();
+        let grounds: Vec<PathBuf> = work.root.iter().chain(&work.common).cloned().collect();
         let toolchains =
             TOOLCHAINS.iter().map(PathBuf::from).filter(|name| toolchain(&home.join(name))).collect();
         Self {
@@ -51,7 +53,7 @@ impl Facts {
             git: git_settings(&home),
             etc: etc(Path::new("/etc")),
             search_path: std::env::split_paths(search_path)
-                .filter_map(|path| fs::canonicalize(path).ok())
+                .filter_map(|path| lead(&path, &grounds))
                 .collect(),
             toolchains,
             work,
@@ -203,6 +205,20 @@ mod tests {
         let names: Vec<_> =
             found.iter().map(|path| path.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["passwd", "ssh/ssh_config", "ssh/ssh_host_rsa_key.pub", "ssl/certs"]);
+    }
+
+    #[test]
+    fn a_directory_of_path_that_became_a_link_in_the_work_tree_opens_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let (work, tools) = (root.join("work"), root.join("tools"));
+        for directory in [work.join(".git"), work.join("bin"), tools.clone(), root.join("letters")] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("letters"), work.join("planted")).unwrap();
+        let search = std::env::join_paths([work.join("bin"), work.join("planted"), tools.clone()]).unwrap();
+        let facts = Facts::gather(&work, &root.join("home"), &search);
+        assert_eq!(facts.search_path, [work.join("bin"), tools]);
     }
 
     #[test]

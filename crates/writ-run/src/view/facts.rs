@@ -14,6 +14,7 @@ use rustix::fs::{FsWord, statfs};
 
 use super::{
     credentials::{self, CONTENT_MAX, Form, KNOWN},
+    lead::{lead, way},
     planning::layer_name,
     scan,
     worktree::{self, WorkTree},
@@ -48,6 +49,8 @@ pub struct Facts {
     pub(super) caches_absent: Vec<PathBuf>,
     pub(super) readable: Vec<PathBuf>,
     pub(super) hidden: Vec<PathBuf>,
+    /// The links on the way to what is hidden, by where they lie.
+    pub(super) hidden_links: Vec<PathBuf>,
     pub(super) read_only: Vec<PathBuf>,
     /// Mount points in the home and in `/etc`.
     pub(super) mounts: Vec<PathBuf>,
@@ -103,8 +106,19 @@ impl Facts {
         let work = worktree::find(&directory, &home);
         let (caches, caches_absent) =
             wishes.caches.iter().map(|cache| &cache.0).partition::<Vec<_>, _>(|cache| cache.is_dir());
-        let caches = all_canonical(caches.into_iter());
-        let places: Vec<PathBuf> = work.root.iter().chain(&work.common).chain(&caches).cloned().collect();
+        let places = |caches: &[PathBuf]| -> Vec<PathBuf> {
+            work.root.iter().chain(&work.common).chain(caches).cloned().collect()
+        };
+        let writable = places(&all_canonical(caches.iter().copied()));
+        let caches: Vec<PathBuf> = caches.into_iter().filter_map(|cache| lead(cache, &writable)).collect();
+        let places = places(&caches);
+        let ways = wishes.hidden.iter().filter_map(|path| way(path));
+        let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();
+        let hidden_links = hidden_links.concat();
+        let readable: Vec<PathBuf> = wishes.readable.iter().filter_map(|path| lead(path, &places)).collect();
+        let system = system();
+        let trees = system.iter().filter(|entry| entry.link.is_none()).map(|entry| &entry.path);
+        let shown: Vec<PathBuf> = trees.chain(&readable).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
@@ -112,7 +126,7 @@ impl Facts {
             uid,
             home_link: Some(named).filter(|named| *named != home),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            system: system(),
+            system,
             bundles: stores(
                 BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into)),
             ),
@@ -121,12 +135,13 @@ impl Facts {
             nsswitch: fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default(),
             ssh: ssh_includes(),
             credentials: known_credentials(&home),
-            found: scan::look(&places, &prefixes),
+            found: scan::look(&places, &shown, &prefixes),
             root_only: if uid == 0 { root_only() } else { Vec::new() },
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
-            readable: all_canonical(wishes.readable.iter().map(|path| &path.0)),
-            hidden: all_canonical(wishes.hidden.iter().map(|path| &path.0)),
+            readable,
+            hidden,
+            hidden_links,
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
             mounts: mounts_below(&[&home, Path::new("/etc")]),
             terminal: terminal(),

@@ -24,6 +24,7 @@ mod enter;
 mod etc;
 pub(crate) mod facts;
 mod layer;
+pub(crate) mod lead;
 mod mounts;
 mod planning;
 mod scan;

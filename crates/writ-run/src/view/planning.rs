@@ -24,6 +24,8 @@ pub struct Planned {
 pub enum PlanFault {
     #[error("{place:?} would be writable inside, but it lies in {hidden:?}, which is never in the view")]
     Hidden { place: PathBuf, hidden: PathBuf },
+    #[error("{link:?} leads to writ's own files, and would be writable inside")]
+    Way { link: PathBuf },
     #[error("{0:?} is no path below /etc")]
     EtcPath(PathBuf),
     #[error("{0:?} is no path below the home")]
@@ -139,14 +141,43 @@ impl Draft<'_> {
                 self.put(place, Content::Ground);
             }
         }
+        self.pinned()
+    }
+
+    /// Keeps the way to what is hidden as it is: whoever could rename a directory above it, or change a link to it, would put
+    /// their own in its place, and the host would believe it. Nothing that something is mounted on can be renamed.
+    fn pinned(&mut self) -> Result<(), PlanFault> {
+        let facts = self.facts;
+        if let Some(link) = facts.hidden_links.iter().find(|link| self.in_ground(link)) {
+            return Err(PlanFault::Way { link: link.clone() });
+        }
+        for hidden in &facts.hidden {
+            let above: Vec<&Path> = hidden
+                .ancestors()
+                .skip(1)
+                .take_while(|above| {
+                    self.in_ground(above) && !self.grounds.iter().any(|ground| ground == above)
+                })
+                .collect();
+            for place in above {
+                if !self.places.iter().any(|known| *known.at == *place) {
+                    self.put(place, Content::Ground);
+                }
+            }
+        }
         Ok(())
     }
 
     fn readable(&mut self) {
         for path in &self.facts.readable {
             let hidden = self.facts.hidden.iter().any(|hidden| path.starts_with(hidden));
-            if path != Path::new("/") && !hidden && !self.shown(path) && !path.starts_with("/etc") {
+            if hidden || self.shown(path) || path.starts_with("/etc") {
+                continue;
+            }
+            if worktree::showable(path, &self.facts.home) {
                 self.put(path, Content::Tree);
+            } else {
+                self.notes.push(format!("{path:?} is too wide to be shown for a tool, so it is left out"));
             }
         }
     }

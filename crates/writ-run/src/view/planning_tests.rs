@@ -71,8 +71,10 @@ fn mounts_are_ordered_by_depth_and_hostile_names_stay_names() {
             "\"/home/ada\" home",
             "\"/home/ada/p\" writable",
             "\"/home/ada/.cache/pip\" writable",
+            "\"/home/ada/p/a:b,c\\n\\xFF\" writable",
             "\"/usr/local/etc/key\" covered",
             "\"/home/ada/p/writ.toml\" read-only",
+            "\"/home/ada/p/a:b,c\\n\\xFF/deep\" writable",
             "\"/home/ada/.local/state/writ\" covered",
             "\"/home/ada/p/a:b,c\\n\\xFF/s.sock\" covered",
             "\"/home/ada/p/a:b,c\\n\\xFF/deep/hidden\" covered",
@@ -213,4 +215,42 @@ fn each_work_tree_has_a_layer_of_its_own() {
     };
     assert_ne!(layer(&first), layer(&second));
     assert_eq!(layer(&first).unwrap().parent(), Some(Path::new("/state/layers")));
+}
+
+#[test]
+fn no_tool_opens_the_hosts_runtime_directories_or_what_holds_the_home() {
+    let mut facts = facts();
+    let wide = ["/tmp", "/run", "/run/user/1000", "/proc", "/dev/shm", "/sys", "/home", "/var", "/mnt"];
+    facts.readable = wide.iter().chain(&["/tmp/tool/bin", "/mnt/tool"]).map(|text| path(text)).collect();
+    let planned = plan(&facts, &Wishes::default()).unwrap();
+    let trees: Vec<&Path> = planned
+        .view
+        .places
+        .iter()
+        .filter(|place| place.content == Content::Tree)
+        .map(|place| &*place.at)
+        .collect();
+    assert_eq!(trees, [Path::new("/usr"), Path::new("/mnt/tool"), Path::new("/tmp/tool/bin")]);
+    assert_eq!(planned.notes.iter().filter(|note| note.contains("too wide")).count(), wide.len());
+}
+
+#[test]
+fn the_way_to_what_is_hidden_stays_as_it_is() {
+    let mut facts = facts();
+    facts.hidden =
+        vec![path("/home/ada/p/a/b/writ"), path("/home/ada/p/state"), path("/home/ada/.config/writ")];
+    let planned = plan(&facts, &Wishes::default()).unwrap();
+    let places = places(&planned);
+    let writable: Vec<&String> = places.iter().filter(|place| place.ends_with("writable")).collect();
+    assert_eq!(
+        writable,
+        ["\"/home/ada/p\" writable", "\"/home/ada/p/a\" writable", "\"/home/ada/p/a/b\" writable"],
+        "each is a mount of its own"
+    );
+    assert!(places.contains(&"\"/home/ada/p/a/b/writ\" covered".to_owned()));
+    facts.hidden_links = vec![path("/home/ada/.config/writ")];
+    assert!(plan(&facts, &Wishes::default()).is_ok(), "the agent's layer is not the host's");
+    facts.hidden_links.push(path("/home/ada/p/config"));
+    let link = path("/home/ada/p/config");
+    assert_eq!(plan(&facts, &Wishes::default()).unwrap_err(), PlanFault::Way { link });
 }

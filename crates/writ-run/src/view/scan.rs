@@ -27,13 +27,19 @@ pub(super) struct Found {
     pub cut: bool,
 }
 
-/// Looks through `places`, which are canonical. `prefixes` are those of keys that the caller knows, besides ours.
-pub(super) fn look(places: &[PathBuf], prefixes: &[&str]) -> Found {
+/// Looks through `places`, which are canonical, as are `shown`: those are the host's, so nobody left a socket in them but who
+/// listens, and the kernel's list is enough. `prefixes` are those of keys that the caller knows, besides ours.
+pub(super) fn look(places: &[PathBuf], shown: &[PathBuf], prefixes: &[&str]) -> Found {
     let mut found = Found::default();
     let bound = fs::read("/proc/net/unix").unwrap_or_default();
-    found
-        .sockets
-        .extend(bound_sockets(&bound).filter(|path| places.iter().any(|place| path.starts_with(place))));
+    // Whoever is connected to a socket is listed with its name as well.
+    let bound: BTreeSet<PathBuf> = bound_sockets(&bound).collect();
+    let real = bound.iter().filter_map(|path| {
+        let directory = fs::canonicalize(path.parent()?).ok()?;
+        Some(directory.join(path.file_name()?))
+    });
+    let in_view = |path: &PathBuf| places.iter().chain(shown).any(|place| path.starts_with(place));
+    found.sockets.extend(real.filter(in_view));
     found.sockets.retain(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()));
     for place in places {
         let mut left = ENTRIES_MAX;
@@ -201,7 +207,7 @@ mod tests {
         ] {
             fs::write(root.join(name), content).unwrap();
         }
-        let mut found = look(std::slice::from_ref(&root), &["acme_"]);
+        let mut found = look(std::slice::from_ref(&root), &[], &["acme_"]);
         found.secrets.sort();
         assert_eq!(found.secrets, [root.join(".env"), root.join("a/b/own.env"), root.join("id_ed25519")]);
         assert_eq!(found.sockets.into_iter().collect::<Vec<_>>(), [root.join("a/b/s\n\u{e9}.sock")]);
@@ -215,8 +221,19 @@ mod tests {
         let deep = root.join("1/2/3/4/5/6/7/8");
         fs::create_dir_all(&deep).unwrap();
         let _socket = UnixListener::bind(deep.join("s")).unwrap();
-        let found = look(&[root], &[]);
+        let found = look(&[root], &[], &[]);
         assert!(found.cut && found.sockets.contains(&deep.join("s")));
+    }
+
+    #[test]
+    fn a_socket_among_what_is_only_shown_is_found_under_its_real_name() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().canonicalize().unwrap();
+        fs::create_dir(root.join("tool")).unwrap();
+        std::os::unix::fs::symlink("tool", root.join("alias")).unwrap();
+        let _socket = UnixListener::bind(root.join("alias/s")).unwrap();
+        let found = look(&[], &[root.join("tool")], &[]);
+        assert_eq!(found.sockets.into_iter().collect::<Vec<_>>(), [root.join("tool/s")]);
     }
 
     #[test]
@@ -225,6 +242,6 @@ mod tests {
         for number in 0..=ENTRIES_MAX {
             fs::write(place.path().join(number.to_string()), "").unwrap();
         }
-        assert!(look(&[place.path().to_owned()], &[]).cut);
+        assert!(look(&[place.path().to_owned()], &[], &[]).cut);
     }
 }

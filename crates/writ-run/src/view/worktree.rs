@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -41,8 +42,17 @@ pub(super) fn writable(place: &Path, home: &Path) -> bool {
     !system && !home.starts_with(place) && !SHARED.iter().any(|shared| Path::new(shared) == place)
 }
 
+/// Whether an agent may be shown all that is in `place`, because a tool is said to be there: not the host's temporary and runtime
+/// directories, whose sockets would connect, and not what holds the person's home.
+pub(super) fn showable(place: &Path, home: &Path) -> bool {
+    let live = LIVE.iter().any(|live| place.starts_with(live));
+    !live && !home.starts_with(place) && !SHARED.iter().any(|shared| Path::new(shared) == place)
+}
+
+/// The host at work: processes, devices, sockets.
+const LIVE: [&str; 6] = ["/dev", "/proc", "/sys", "/run", "/var/run", "/var/lock"];
 /// Never writable, nor what is in them.
-const SYSTEM: [&str; 12] = [
+const SYSTEM: [&str; 20] = [
     "/etc",
     "/dev",
     "/proc",
@@ -55,6 +65,14 @@ const SYSTEM: [&str; 12] = [
     "/lib32",
     "/lib64",
     "/nix/store",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/usr/local/lib",
+    "/var/spool",
 ];
 /// Too wide, but one may work somewhere below.
 const SHARED: [&str; 12] = [
@@ -85,9 +103,28 @@ fn git_file(root: &Path) -> Option<PathBuf> {
 
 const GIT_FILE_MAX: u64 = 8192;
 
-/// For a submodule: the repository that it is a part of, where its own directory is.
+/// For a submodule: the repository that it is a part of, where its own directory is, if that says the same.
 fn superproject<'a>(root: &'a Path, git: &Path) -> Option<&'a Path> {
-    root.ancestors().skip(1).find(|place| git.starts_with(place.join(".git/modules")))
+    let whole = root.ancestors().skip(1).find(|place| git.starts_with(place.join(".git/modules")))?;
+    let config = fs::File::open(git.join("config")).ok()?;
+    let mut text = String::new();
+    config.take(CONFIG_MAX).read_to_string(&mut text).ok()?;
+    (fs::canonicalize(git.join(core_worktree(&text)?)).ok()? == root).then_some(whole)
+}
+
+/// Of a submodule's configuration, read at the most.
+const CONFIG_MAX: u64 = 65536;
+
+/// `core.worktree`, which git writes into the configuration of each submodule.
+fn core_worktree(config: &str) -> Option<&str> {
+    let mut section = "";
+    config.lines().map(str::trim).find_map(|line| {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let (key, value) = line.split_once('=')?;
+        (section == "[core]" && key.trim() == "worktree").then(|| value.trim().trim_matches('"'))
+    })
 }
 
 /// For a linked work tree: the repository's directory, if it knows of this work tree.
@@ -146,9 +183,17 @@ mod tests {
             Some(plain),
             "a repository in the home itself counts for nothing"
         );
-        for none in
-            [home.as_path(), home.parent().unwrap(), Path::new("/"), Path::new("/etc/x"), Path::new("/tmp")]
-        {
+        for none in [
+            home.as_path(),
+            home.parent().unwrap(),
+            Path::new("/"),
+            Path::new("/etc/x"),
+            Path::new("/tmp"),
+            Path::new("/usr/bin"),
+            Path::new("/usr/local/bin"),
+            Path::new("/usr/lib/python3"),
+            Path::new("/var/spool/cron"),
+        ] {
             assert_eq!(find(none, &home), WorkTree::default(), "{none:?}");
         }
     }
@@ -181,6 +226,14 @@ mod tests {
         ground.repository("whole/.git/modules/part");
         ground.file("whole/part/.git", "gitdir: ../.git/modules/part\n");
         let (whole, part) = (ground.dir("whole"), ground.dir("whole/part"));
-        assert_eq!(find(&part, &home), WorkTree { root: Some(whole), common: None });
+        let config = "[core]\n\tbare = false\n\tworktree = ../../../part\n";
+        ground.file("whole/.git/modules/part/config", config);
+        assert_eq!(find(&part, &home), WorkTree { root: Some(whole.clone()), common: None });
+        // What an agent could plant that works in a repository within another: it names a part that it is not.
+        ground.file("whole/own/.git", "gitdir: ../.git/modules/part\n");
+        let own = ground.dir("whole/own");
+        assert_eq!(find(&own, &home), WorkTree { root: Some(own), common: None });
+        ground.file("whole/.git/modules/part/config", "[other]\n\tworktree = ../../../part\n");
+        assert_eq!(find(&part, &home), WorkTree { root: Some(part), common: None });
     }
 }
