@@ -111,7 +111,8 @@ fn other_terminals() {
 
     let host = Host::new();
     let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    (grantpt(&window).unwrap(), unlockpt(&window).unwrap());
+    grantpt(&window).unwrap();
+    unlockpt(&window).unwrap();
     let name = ptsname(&window, Vec::new()).unwrap();
     held(&host, &["terminal", name.to_str().unwrap()]);
 }
