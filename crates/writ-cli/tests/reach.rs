@@ -15,10 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A mapping of which so much is read at the most, bytes.
 const MAPPING_MAX: u64 = 256 << 20;
 
-/// Calls, then prints every file that it can read outside of the system's own trees, then holds a response open.
+/// Calls, then prints every file that it can read outside of the trees of the system and of installed tools, then holds a response open.
 const AGENT: &str = r#"
 curl -sS -H "Authorization: Bearer $OPENAI_API_KEY" https://api.openai.com/echo
-find / \( -path /proc -o -path /sys -o -path /usr -o -path /opt -o -path /dev -o -path /var/lib \) -prune \
+find / \( -path /proc -o -path /sys -o -path /usr -o -path /opt -o -path /dev -o -path /var/lib -o -path /root \) -prune \
     -o -type f -size -1024k -exec cat {} + 2>/dev/null
 cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null
 echo; echo "read everything"
