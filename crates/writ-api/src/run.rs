@@ -45,6 +45,8 @@ pub struct Open {
     pub password_sha256: Option<String>,
     /// The session that these doors belonged to, whose daemon is gone: its program lives on in this one.
     pub resumed_from: Option<SessionId>,
+    /// [`Opened::keepsake`] of that session.
+    pub keepsake: Option<String>,
     /// Names, not values, of the variables that the launcher would pass on.
     pub variables: Vec<String>,
     /// `writ session open --listen`: no program, the session lives until it is revoked or the socket closes.
@@ -94,6 +96,8 @@ pub struct Opened {
     pub readable: Vec<String>,
     /// Presets behind the session's targets: the launcher knows which files and variables their programs need.
     pub presets: Vec<String>,
+    /// What this installation's next daemon needs to go on with the session; base64, and sealed: it tells its holder nothing.
+    pub keepsake: String,
 }
 
 /// A variable that holds a placeholder.

@@ -63,6 +63,8 @@ impl std::fmt::Debug for Recipient {
 pub enum Place {
     /// A credential on its way to the data plane.
     Lease { session: SessionId, lease: LeaseId },
+    /// A session's authority on its way between the planes.
+    Authority { session: SessionId },
     /// A value or passphrase on its way from the operator to the broker.
     Control { purpose: String },
 }
@@ -71,6 +73,7 @@ impl Place {
     fn info(&self) -> Vec<u8> {
         match self {
             Self::Lease { session, lease } => format!("writ lease v1 {session} {lease}").into_bytes(),
+            Self::Authority { session } => format!("writ authority v1 {session}").into_bytes(),
             Self::Control { purpose } => format!("writ control v1 {purpose}").into_bytes(),
         }
     }
@@ -136,6 +139,9 @@ mod tests {
         let info = Place::Lease { session, lease }.info();
         let purpose = String::from_utf8(info.clone()).unwrap();
         assert_ne!(Place::Control { purpose }.info(), info);
+        assert_ne!(Place::Authority { session }.info(), info);
+        let purpose = String::from_utf8(Place::Authority { session }.info()).unwrap();
+        assert_ne!(Place::Control { purpose }.info(), Place::Authority { session }.info());
         let (other, swapped) = (LeaseId::new(at(1), &[0; 10]), SessionId::new(at(2), &[0; 10]));
         assert_ne!(Place::Lease { session: swapped, lease: other }.info(), info);
     }

@@ -77,6 +77,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         doors: vec![Door::Proxy, Door::Capture { port: 443 }, Door::DnsUdp, Door::DnsTcp],
         password_sha256: None,
         resumed_from: Some(session()),
+        keepsake: Some("a2VlcHNha2U=".into()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
         by_hand: false,
     };
@@ -88,6 +89,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         doors: vec![Door::Proxy],
         password_sha256: Some("00".repeat(32)),
         resumed_from: None,
+        keepsake: None,
         variables: vec![],
         by_hand: true,
         ..open.clone()
@@ -129,6 +131,7 @@ fn from_broker() -> Vec<FromBroker> {
             caches: vec!["~/.cargo/registry".into()],
             readable: vec!["/srv/tools".into()],
             presets: vec!["openai".into()],
+            keepsake: "a2VlcHNha2U=".into(),
         }),
         FromBroker::Refused(refusal()),
         FromBroker::Said { text: "refused: example.com is not listed".into() },
@@ -358,6 +361,8 @@ fn plan() -> SessionPlan {
             placeholder: placeholder(),
         }],
         quiet_hosts: vec!["telemetry.example".parse().unwrap()],
+        keeper: recipient(),
+        authority: Some(sealed()),
     }
 }
 
@@ -384,6 +389,7 @@ fn vectors() -> Vec<(&'static str, Vec<Value>)> {
                     ca_pem: "-----BEGIN CERTIFICATE-----\n".into(),
                     recipient: recipient(),
                     named: vec![],
+                    authority: sealed(),
                 }),
                 Err(OpenFault("no descriptors are left".into())),
             ]),

@@ -249,18 +249,20 @@ fn bind(path: &Path) -> Result<UnixListener, Fault> {
     Ok(listener)
 }
 
-/// Bundles of sessions whose launcher was killed. We hold the lock, so no session is alive.
+/// Bundles of sessions whose launcher was killed. One that lives has locked its own, and may go on with its session here.
 fn remove_leftovers(run: &Path) {
     let Ok(entries) = fs::read_dir(run) else { return };
     for entry in
         entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pem"))
     {
-        let _ = fs::remove_file(entry.path());
+        if fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
 /// The machine's clocks.
-struct SystemClock;
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {

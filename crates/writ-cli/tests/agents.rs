@@ -4,7 +4,7 @@
 //! its key to another host, name a proxy, run helpers, hooks and servers. Each of these is shown to work without writ first,
 //! or it would prove nothing, and then to obtain nothing.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "clippy does not see that the helpers here are tests")]
+#![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -64,7 +64,10 @@ fn check(scene: &Scene, ran: &Ran, calls: &str) {
     let wrong = |s: &&Seen| !s.violations.is_empty() || s.presented == Presented::Other;
     let wrong: Vec<_> = seen.iter().filter(wrong).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for place in [scene.home.home(), scene.home.work(), scene.home.writ_home()] {
+    // All but the agents' own executables, which lie below `.local` and were there before.
+    let of_home = fs::read_dir(scene.home.home()).unwrap().map(|entry| entry.unwrap().path());
+    let of_home = of_home.filter(|path| path.is_dir() && !path.ends_with(".local"));
+    for place in of_home.chain([scene.home.work(), scene.home.writ_home()]) {
         let (leaks, _) = scene.scan(&place).unwrap();
         assert!(leaks.is_empty(), "{leaks:?}");
     }
@@ -93,6 +96,26 @@ fn codex_answers_and_calls_its_shell() {
         assert!(!ran.err().contains("exfiltration"), "{}", ran.told());
         scene.home.close().unwrap();
     }
+}
+
+/// Codex puts its shell into a sandbox of its own, which is a nest of namespaces: what it ran wrote into the work tree, and had
+/// no network, not even the session's.
+#[test]
+fn codex_s_own_sandbox_nests() {
+    let scene = scene(Provider::OpenAi, Who::User, CONFINED);
+    scene.learn_placeholders().unwrap();
+    let program = clients::codex(&scene.home).unwrap();
+    let prompt =
+        "do [[shell: echo shell-$((40+2)) > made; cat made; curl -s https://api.openai.com || echo alone]]";
+    // It makes no helpers where its home is below the directory for temporary files, as it is in tests.
+    let script = "mkdir -p ~/tmp && TMPDIR=~/tmp exec \"$@\"";
+    let codex = [&program, "exec", "--skip-git-repo-check", "-m", "gpt-4.1", "-s", "workspace-write", prompt];
+    let argv: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(codex).collect();
+    let ran = scene.run(&argv).unwrap();
+    check(&scene, &ran, "/v1/responses");
+    assert!(ran.out().contains("alone"), "{}", ran.told());
+    assert_eq!(fs::read_to_string(scene.home.work().join("made")).unwrap(), "shell-42\n");
+    scene.home.close().unwrap();
 }
 
 /// What profiles say is there for whatever is run: the agent may be started from a shell.
@@ -158,8 +181,9 @@ fn ran_of_the_repository(work: &Path) -> Vec<&'static str> {
 /// Claude Code without writ, as it would hold a key: in its environment, trusting `attacker`'s certificates.
 fn unguarded(scene: &Scene, attacker: &Standin, key: &str) -> std::process::Child {
     let argv = claude(scene);
-    let mut command = scene.home.command(Path::new(&argv[0]));
-    command.args(&argv[1..]).env("ANTHROPIC_API_KEY", key).env("NODE_EXTRA_CA_CERTS", attacker.ca_path());
+    let (program, arguments) = argv.split_first().unwrap();
+    let mut command = scene.home.command(Path::new(program));
+    command.args(arguments).env("ANTHROPIC_API_KEY", key).env("NODE_EXTRA_CA_CERTS", attacker.ca_path());
     command.env("SSL_CERT_FILE", attacker.ca_path()).env("DISABLE_AUTOUPDATER", "1");
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }

@@ -49,13 +49,13 @@ fn a_file_that_cannot_be_executed() {
 }
 
 #[test]
-fn a_level_that_is_not_there_is_not_pretended() {
+fn a_level_that_is_not_asked_for_is_not_pretended() {
     check(
-        &["run", "--require", "confined", "--", "true"],
+        &["run", "--no-confine", "--require", "confined", "--", "true"],
         expect![[r#"
             status 125
-            writ: this release runs programs at the level advisory only
-                  next: leave --require out, or name advisory
+            writ: --no-confine asks for less than --require
+                  next: leave one of them out
         "#]],
     );
 }

@@ -1,4 +1,5 @@
-//! Unmodified clients under `writ run`, on their vendors' default hosts.
+//! Unmodified clients under `writ run` at the level advisory, on their vendors' default hosts: proxy variables and certificate
+//! bundles alone lead them. `clients_confined.rs` runs the same ones confined.
 //!
 //! Each case is a directory of `tests/suites`: the program as anybody would write it, and what it prints. For every one:
 //! the call works; the program's environment holds no window of a real key; every request arrived with exactly the real
@@ -8,9 +9,17 @@
 
 use std::path::{Path, PathBuf};
 
-use writ_testkit::{GitRequest, GitServer, Provider, Ran, Scene, Standin};
+use writ_testkit::{GitRequest, GitServer, Provider, Ran, Scene, SceneConfig, Standin};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
+
+fn scene(providers: &[Provider]) -> Scene {
+    configured(SceneConfig::of(providers))
+}
+
+fn configured(config: SceneConfig) -> Scene {
+    config.options(&["--no-confine"]).start(WRIT).unwrap()
+}
 
 fn suites() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/suites")
@@ -89,60 +98,60 @@ fn check_git(git: GitServer) {
 #[test]
 fn case_01_curl() {
     use Provider::{GitHub, GitLab, OpenAi};
-    check("01-curl", Scene::start(WRIT, &[OpenAi, GitHub, GitLab]).unwrap());
+    check("01-curl", scene(&[OpenAi, GitHub, GitLab]));
 }
 
 #[test]
 fn case_02_requests() {
-    check("02-requests", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+    check("02-requests", scene(&[Provider::OpenAi]));
 }
 
 #[test]
 fn case_03_httpx() {
-    check("03-httpx", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+    check("03-httpx", scene(&[Provider::OpenAi]));
 }
 
 #[test]
 fn case_04_openai() {
-    check("04-openai", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+    check("04-openai", scene(&[Provider::OpenAi]));
 }
 
 #[test]
 fn case_05_anthropic() {
-    check("05-anthropic", Scene::start(WRIT, &[Provider::Anthropic]).unwrap());
+    check("05-anthropic", scene(&[Provider::Anthropic]));
 }
 
 #[test]
 fn case_06_google_genai() {
-    check("06-google-genai", Scene::start(WRIT, &[Provider::Gemini]).unwrap());
+    check("06-google-genai", scene(&[Provider::Gemini]));
 }
 
 #[test]
 fn case_07_three_providers() {
     use Provider::{Anthropic, Gemini, OpenAi};
-    check("07-three-providers", Scene::start(WRIT, &[OpenAi, Anthropic, Gemini]).unwrap());
+    check("07-three-providers", scene(&[OpenAi, Anthropic, Gemini]));
 }
 
 #[test]
 fn case_08_git() {
-    check("08-git", Scene::with_git(WRIT).unwrap());
+    check("08-git", configured(SceneConfig { with_git: true, ..SceneConfig::of(&[Provider::GitHub]) }));
 }
 
 #[test]
 fn case_09_sse_30s() {
-    check("09-sse-30s", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+    check("09-sse-30s", scene(&[Provider::OpenAi]));
 }
 
 #[test]
 fn case_10_echo() {
-    check("10-echo", Scene::start(WRIT, &[Provider::OpenAi]).unwrap());
+    check("10-echo", scene(&[Provider::OpenAi]));
 }
 
 /// Refused in the forms that SDKs understand, without a second try, and the stand-in never hears of it.
 #[test]
 fn case_11_refused() {
-    let grant = "{ target = \"openai\", methods = [\"GET\"], paths = [\"/v1/models\"] }";
-    let scene = Scene::granted(WRIT, &[Provider::OpenAi], &[grant]).unwrap();
+    let grants = vec!["{ target = \"openai\", methods = [\"GET\"], paths = [\"/v1/models\"] }".to_owned()];
+    let scene = configured(SceneConfig { grants, ..SceneConfig::of(&[Provider::OpenAi]) });
     let standin = check("11-refused", scene);
     let asked: Vec<_> = standin.seen().into_iter().map(|s| format!("{} {}", s.method, s.path)).collect();
     assert_eq!(asked, ["GET /v1/models", "GET /v1/models"]);

@@ -1,4 +1,5 @@
-//! SIGKILL of the program, of the launcher, of the daemon: nothing passes afterwards, and no lease stays.
+//! SIGKILL of the program, of the launcher, of the daemon, and of each process around a confined program: nothing passes
+//! afterwards, and no lease stays.
 //!
 //! Each test holds a response open at the stand-in, kills, and then asks as a survivor would, who still knows the proxy's
 //! address and password. Order and outcome are asserted, never times: [`PATIENCE`] is only when a test gives up.
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use writ_testkit::{Provider, Scene, Spawned, ask_through, ended, until};
+use writ_testkit::{Provider, Scene, SceneConfig, Spawned, ask_through, ended, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,8 +72,9 @@ fn check_nothing_is_left(scene: &Scene, session: &str, proxy: &str, key: &str) {
     assert_eq!(verified.code, Some(0), "{}", verified.told());
 }
 
+/// A survivor of an advisory run knows an address and a password; one of a confined run is not there.
 fn scene() -> Scene {
-    Scene::start(WRIT, &[Provider::OpenAi]).unwrap()
+    SceneConfig::of(&[Provider::OpenAi]).options(&["--no-confine"]).start(WRIT).unwrap()
 }
 
 #[test]
@@ -111,14 +113,20 @@ fn of_the_daemon() {
     kill_process(daemon, Signal::KILL).unwrap();
     assert!(ended(&process, PATIENCE));
     assert!(scene.standin.wait_closed(PATIENCE), "an upstream connection outlived the daemon");
-    // With nobody there to start the next daemon, nothing passes either.
-    let before = scene.standin.seen().len();
-    let out = ask_through(&held.proxy, "https://api.openai.com/echo", &[]).unwrap();
-    assert!(!out.status.success());
-    assert_eq!(scene.standin.seen().len(), before);
-    // The next command starts another daemon, which ends what the dead one left.
-    check_nothing_is_left(&scene, &held.session, &held.proxy, &held.key);
+    // The launcher starts another daemon, which ends what the dead one left, and asks it for a session that goes on.
+    let goes_on = || {
+        let sessions = scene.home.json(&["session", "list"]).unwrap();
+        sessions.as_array().unwrap().iter().any(|row| row["resumed_from"] == held.session.as_str())
+    };
+    assert!(until(PATIENCE, goes_on), "the run does not go on");
+    assert!(!live_sessions(&scene).contains(&held.session), "a lease outlived the daemon");
+    let recorded = scene.all_leases().unwrap();
+    assert!(recorded.iter().any(|(_, s)| *s == held.session), "the lease is not forgotten: {recorded:?}");
     assert_ne!(scene.home.daemon(), Some(daemon));
+    // And with the launcher ends what went on.
+    let Held { mut run, session, proxy, key, .. } = held;
+    run.kill().unwrap();
+    check_nothing_is_left(&scene, &session, &proxy, &key);
     scene.home.close().unwrap();
 }
 
@@ -163,5 +171,54 @@ fn of_three_runs_among_ten_ends_exactly_their_leases() {
     assert!(until(PATIENCE, || live_sessions(&scene).is_empty()));
     assert_eq!(scene.all_leases().unwrap().len(), leases, "a lease was made or lost on the way");
     assert!(scene.wrongs().is_empty());
+    scene.home.close().unwrap();
+}
+
+/// The processes of a confined run, from the outside: the launcher, its stage, the init inside, the program.
+const TREE: [&str; 4] = ["launcher", "stage", "init", "program"];
+
+/// The one child of a process that has one.
+fn child(of: Pid) -> Pid {
+    let is_child = |pid: &Pid| {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
+        parent == Some(of.as_raw_nonzero().get())
+    };
+    let names = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    let mut pids = names.filter_map(|name| Pid::from_raw(name.to_str()?.parse().ok()?));
+    pids.find(is_child).unwrap()
+}
+
+#[test]
+fn of_each_process_around_a_confined_program() {
+    let config = SceneConfig::of(&[Provider::OpenAi]).options(&["--require", "confined"]);
+    let scene = config.start(WRIT).unwrap();
+    for (n, victim) in TREE.into_iter().enumerate() {
+        let mut run = scene.spawn(&["sh", "-c", HOLDER]).unwrap();
+        let session = run.line("session ", PATIENCE).unwrap();
+        let asked = |seen: &[writ_testkit::Seen]| seen.iter().filter(|s| s.path == "/wait").count() > n;
+        assert!(scene.standin.wait_seen(PATIENCE, asked), "{victim}");
+        assert!(live_sessions(&scene).contains(&session), "{victim}: no lease to lose");
+        let mut tree = vec![run.pid().unwrap()];
+        for level in 1..TREE.len() {
+            let parent = tree[level - 1];
+            tree.push(child(parent));
+        }
+        let held: Vec<_> = tree.iter().map(|pid| pidfd_open(*pid, PidfdFlags::empty()).unwrap()).collect();
+
+        kill_process(tree[n], Signal::KILL).unwrap();
+        for (process, name) in held.iter().zip(TREE) {
+            assert!(ended(process, PATIENCE), "the {name} outlived the {victim}");
+        }
+        assert!(scene.standin.wait_closed(PATIENCE), "an upstream connection outlived the {victim}");
+        assert!(
+            until(PATIENCE, || !live_sessions(&scene).contains(&session)),
+            "a lease outlived the {victim}"
+        );
+    }
+    assert!(scene.wrongs().is_empty());
+    let verified = scene.home.writ(&["audit", "verify"], b"").unwrap();
+    assert_eq!(verified.code, Some(0), "{}", verified.told());
     scene.home.close().unwrap();
 }

@@ -8,10 +8,11 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use writ_testkit::{Config, Home, Pty, ROLE, until};
+use writ_testkit::{Config, Home, Pty, ROLE, refuse_namespaces, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,12 +51,13 @@ const ESCAPE: &str = "\x1b";
 enum How {
     /// By itself: what is right.
     Plainly,
-    /// Behind `writ run` with these options.
-    Run(&'static str),
+    Advisory,
+    /// On a machine that refuses namespaces.
+    Restricted,
+    Confined,
 }
 
-/// At every level.
-const ALL: &[How] = &[How::Plainly, How::Run("--no-confine")];
+const ALL: &[How] = &[How::Plainly, How::Advisory, How::Restricted, How::Confined];
 
 /// Somebody's machine.
 struct Place {
@@ -80,10 +82,25 @@ impl Place {
 
     /// What stands before a program in a shell's command line.
     fn prefix(&self) -> String {
-        match self.how {
-            How::Plainly => String::new(),
-            How::Run(options) => format!("{WRIT} run --quiet {options} -- "),
+        let options = match self.how {
+            How::Plainly => return String::new(),
+            How::Advisory => "--no-confine",
+            How::Restricted => "--require restricted",
+            How::Confined => "--require confined",
+        };
+        format!("{WRIT} run --quiet {options} -- ")
+    }
+
+    /// On a terminal of this machine.
+    fn spawn(&self, command: Command) -> Pty {
+        if self.how != How::Restricted {
+            return Pty::spawn(command).unwrap();
         }
+        let there = || {
+            refuse_namespaces().unwrap();
+            Pty::spawn(command).unwrap()
+        };
+        thread::scope(|scope| scope.spawn(there).join().unwrap())
     }
 
     fn work(&self) -> PathBuf {
@@ -95,7 +112,7 @@ impl Place {
         let mut command = self.home.command(Path::new("bash"));
         command.args(["--norc", "--noprofile", "--noediting", "-i"]);
         command.env("PS1", "outer> ").env("TERM", "xterm").env("HISTFILE", "/dev/null");
-        let mut pty = Pty::spawn(command).unwrap();
+        let mut pty = self.spawn(command);
         pty.wait_for("outer> ").unwrap();
         pty
     }
@@ -103,10 +120,10 @@ impl Place {
     /// `program` alone on a terminal, with no shell around.
     fn alone(&self, program: &[&str]) -> Pty {
         let prefix = self.prefix();
-        let words: Vec<&str> = prefix.split_whitespace().chain(program.iter().copied()).collect();
-        let mut command = self.home.command(Path::new(words[0]));
-        command.args(&words[1..]).env("TERM", "xterm");
-        Pty::spawn(command).unwrap()
+        let mut words = prefix.split_whitespace().chain(program.iter().copied());
+        let mut command = self.home.command(Path::new(words.next().unwrap()));
+        command.args(words).env("TERM", "xterm");
+        self.spawn(command)
     }
 
     fn close(self) {
@@ -135,7 +152,6 @@ fn status(pty: &mut Pty) -> i32 {
 
 fn for_all(test: impl Fn(&Place)) {
     for how in ALL {
-        eprintln!("{how:?}");
         let place = Place::new(*how);
         test(&place);
         place.close();

@@ -118,6 +118,10 @@ pub struct SessionPlan {
     pub placeholders: Vec<PlaceholderEntry>,
     /// Hosts that are refused without an alarm.
     pub quiet_hosts: Vec<Host>,
+    /// The broker's key: the session's authority is handed out sealed to it.
+    pub keeper: RecipientKey,
+    /// The authority of the session that this one goes on for, sealed to the data plane's key. Its agent trusts no other.
+    pub authority: Option<Sealed>,
 }
 
 /// A placeholder, and whose it is.
@@ -160,6 +164,8 @@ pub struct SessionReady {
     pub recipient: RecipientKey,
     /// Where the doors of targets with other ports than the captured ones belong.
     pub named: Vec<NamedAddress>,
+    /// What a later data plane needs to go on for this session's agent, sealed to [`SessionPlan::keeper`].
+    pub authority: Sealed,
 }
 
 /// Why the data plane could not open a session.
@@ -169,6 +175,9 @@ pub struct OpenFault(pub String);
 
 /// The data plane, as the control plane sees it. Sessions end by [`Notice::SessionEnded`].
 pub trait DataPlane: Send + Sync {
+    /// Authorities of earlier sessions are sealed to this key.
+    fn recipient(&self) -> RecipientKey;
+
     /// Serves a session on its doors. They are the session's identity, together with its password where it has one.
     fn open(
         &self,

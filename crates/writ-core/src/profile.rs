@@ -29,6 +29,8 @@ pub struct Profile {
     pub quiet_variables: &'static [(&'static str, &'static str)],
     /// A variable that holds the same as another: programs that ask for their key under a name of their own.
     pub same: &'static [(&'static str, &'static str)],
+    /// Below `/etc`: its managed settings, as [`managed_settings`] writes them.
+    pub managed: &'static [&'static str],
     /// Below the home directory: where it keeps its login. Never in an agent's view but with placeholders.
     pub login_files: &'static [&'static str],
     /// Below the home directory: where it keeps what it saw, the output of tools that printed the environment among it.
@@ -56,6 +58,7 @@ pub const PROFILES: &[Profile] = &[
         variables: &[("DISABLE_AUTOUPDATER", "1")],
         quiet_variables: &[("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"), ("DISABLE_TELEMETRY", "1")],
         same: &[],
+        managed: &[CLAUDE_MANAGED],
         login_files: &[".claude/.credentials.json"],
         transcripts: &[".claude/projects", ".claude/shell-snapshots", ".claude.json"],
     },
@@ -69,6 +72,7 @@ pub const PROFILES: &[Profile] = &[
         quiet_variables: &[],
         // With OPENAI_API_KEY alone its requests leave without a key.
         same: &[("CODEX_API_KEY", "OPENAI_API_KEY")],
+        managed: &[CODEX_REQUIREMENTS, CODEX_DEFAULTS],
         login_files: &[".codex/auth.json"],
         transcripts: &[".codex/sessions", ".codex/shell_snapshots", ".codex/history.jsonl"],
     },
@@ -81,7 +85,8 @@ pub const PROFILES: &[Profile] = &[
         variables: &[],
         quiet_variables: &[],
         same: &[],
-        login_files: &[".gemini/oauth_creds.json", ".gemini/google_accounts.json"],
+        managed: &[GEMINI_MANAGED],
+        login_files: &[".gemini/oauth_creds.json", ".gemini/mcp-oauth-tokens.json"],
         transcripts: &[".gemini/tmp"],
     },
     Profile {
@@ -94,10 +99,17 @@ pub const PROFILES: &[Profile] = &[
         variables: &[("OPENCODE_DISABLE_PROJECT_CONFIG", "1"), ("OPENCODE_DISABLE_AUTOUPDATE", "1")],
         quiet_variables: &[],
         same: &[],
+        managed: &[],
         login_files: &[".local/share/opencode/auth.json", ".local/share/opencode/mcp-auth.json"],
         transcripts: &[".local/share/opencode"],
     },
 ];
+
+const CLAUDE_MANAGED: &str = "claude-code/managed-settings.json";
+const CODEX_REQUIREMENTS: &str = "codex/requirements.toml";
+/// What the person's own configuration may change.
+const CODEX_DEFAULTS: &str = "codex/config.toml";
+const GEMINI_MANAGED: &str = "gemini-cli/settings.json";
 
 /// Variables with which a repository could turn Claude Code to another host, and what they are where the session says nothing.
 const CLAUDE_PINS: &[(&str, &str)] = &[
@@ -167,20 +179,45 @@ pub fn agent_variables(environment: Lookup<'_>) -> Vec<(&'static str, String)> {
     fixed.chain(same).filter(|(name, _)| environment(name).is_none()).collect()
 }
 
-/// The managed settings of every agent, with paths below `/etc`.
-pub fn managed_settings(environment: Lookup<'_>) -> Vec<AgentFile> {
+/// The managed settings of every agent, with paths below `/etc`. `existing` reads what the machine's operator has there, at most
+/// [`AGENT_FILE_MAX`] bytes of it: that stays, but for what the session decides; a file in a form that cannot be merged stays
+/// as it is, and ours is left out.
+pub fn managed_settings(
+    environment: Lookup<'_>,
+    existing: &dyn Fn(&'static str) -> Option<Vec<u8>>,
+) -> Vec<AgentFile> {
     let gemini = json!({
         "general": {"enableAutoUpdate": false, "enableAutoUpdateNotification": false},
         "privacy": {"usageStatisticsEnabled": false},
         "telemetry": {"enabled": false},
     });
-    let file = |path, content| AgentFile { path, content, replace: true };
-    vec![
-        file("claude-code/managed-settings.json", pretty(&claude_settings(environment))),
-        file("codex/requirements.toml", "allow_managed_hooks_only = true\n".to_owned()),
-        file("codex/config.toml", "check_for_update_on_startup = false\n".to_owned()),
-        file("gemini-cli/settings.json", pretty(&gemini)),
-    ]
+    let merged = |path, ours: Value| {
+        let before = existing(path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let content = pretty(&laid_over(before.unwrap_or_else(|| json!({})), ours));
+        Some(AgentFile { path, content, replace: true })
+    };
+    let absent = |path, content: &str| {
+        existing(path).is_none().then(|| AgentFile { path, content: content.to_owned(), replace: true })
+    };
+    let files = [
+        merged(CLAUDE_MANAGED, claude_settings(environment)),
+        absent(CODEX_REQUIREMENTS, "allow_managed_hooks_only = true\n"),
+        absent(CODEX_DEFAULTS, "check_for_update_on_startup = false\n"),
+        merged(GEMINI_MANAGED, gemini),
+    ];
+    files.into_iter().flatten().collect()
+}
+
+/// `before` with everything that `ours` says. Objects are merged one level deep, which is how these settings are nested.
+fn laid_over(before: Value, ours: Value) -> Value {
+    let (Value::Object(mut all), Value::Object(ours)) = (before, ours.clone()) else { return ours };
+    for (name, value) in ours {
+        match (all.get_mut(&name), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => old.extend(new),
+            (_, value) => drop(all.insert(name, value)),
+        }
+    }
+    Value::Object(all)
 }
 
 fn claude_settings(environment: Lookup<'_>) -> Value {
@@ -254,7 +291,10 @@ fn approve(state: &mut Map<String, Value>, tail: String) {
     }
 }
 
+/// The same text whatever else is linked: whether maps keep their order depends on that.
 fn pretty(value: &Value) -> String {
+    let mut value = value.clone();
+    value.sort_all_objects();
     format!("{value:#}\n")
 }
 
@@ -317,42 +357,68 @@ mod tests {
     #[test]
     fn managed_settings_repeat_what_the_session_decided() {
         let environment = with(&[(CLAUDE_KEY, KEY), ("NODE_EXTRA_CA_CERTS", "/etc/ssl/writ.pem")]);
-        let files = managed_settings(&environment);
+        let files = managed_settings(&environment, &|_| None);
         expect![[r#"
             {
-              "allowManagedHooksOnly": true,
-              "allowedMcpServers": [],
-              "apiKeyHelper": "printf %s \"$ANTHROPIC_API_KEY\"",
               "env": {
-                "ALL_PROXY": "",
-                "ANTHROPIC_API_KEY": "sk-ant-api03-writ0123456789abcdefghij",
                 "ANTHROPIC_BASE_URL": "https://api.anthropic.com",
                 "ANTHROPIC_BEDROCK_BASE_URL": "",
-                "ANTHROPIC_CUSTOM_HEADERS": "",
-                "ANTHROPIC_FOUNDRY_BASE_URL": "",
                 "ANTHROPIC_VERTEX_BASE_URL": "",
+                "ANTHROPIC_FOUNDRY_BASE_URL": "",
+                "ANTHROPIC_CUSTOM_HEADERS": "",
                 "CLAUDE_CODE_USE_BEDROCK": "",
-                "CLAUDE_CODE_USE_FOUNDRY": "",
                 "CLAUDE_CODE_USE_VERTEX": "",
+                "CLAUDE_CODE_USE_FOUNDRY": "",
                 "HTTPS_PROXY": "",
+                "https_proxy": "",
                 "HTTP_PROXY": "",
-                "NODE_EXTRA_CA_CERTS": "/etc/ssl/writ.pem",
-                "NODE_TLS_REJECT_UNAUTHORIZED": "",
-                "all_proxy": "",
                 "http_proxy": "",
-                "https_proxy": ""
-              }
+                "ALL_PROXY": "",
+                "all_proxy": "",
+                "NODE_TLS_REJECT_UNAUTHORIZED": "",
+                "ANTHROPIC_API_KEY": "sk-ant-api03-writ0123456789abcdefghij",
+                "NODE_EXTRA_CA_CERTS": "/etc/ssl/writ.pem"
+              },
+              "allowManagedHooksOnly": true,
+              "allowedMcpServers": [],
+              "apiKeyHelper": "printf %s \"$ANTHROPIC_API_KEY\""
             }
         "#]]
         .assert_eq(&files[0].content);
         // A gateway of the person's own stays; a login is not shadowed by a helper.
         let environment = with(&[("ANTHROPIC_BASE_URL", "https://gateway.example")]);
-        let settings: Value = serde_json::from_str(&managed_settings(&environment)[0].content).unwrap();
+        let settings: Value =
+            serde_json::from_str(&managed_settings(&environment, &|_| None)[0].content).unwrap();
         assert_eq!(settings["env"]["ANTHROPIC_BASE_URL"], "https://gateway.example");
         assert_eq!(settings.get("apiKeyHelper"), None);
+        let of_profiles: Vec<&str> = PROFILES.iter().flat_map(|profile| profile.managed).copied().collect();
+        assert_eq!(files.iter().map(|file| file.path).collect::<Vec<_>>(), of_profiles);
         for file in files {
             assert!(file.replace && !file.path.starts_with('/') && !file.path.contains(".."), "{file:?}");
         }
+    }
+
+    #[test]
+    fn the_operator_s_own_settings_stay() {
+        let before = |path: &'static str| {
+            match path {
+            CLAUDE_MANAGED => Some(
+                br#"{"permissions":{"deny":["WebFetch"]},"allowManagedHooksOnly":false,"env":{"A":"1","HTTPS_PROXY":"http://p"}}"#
+                    .to_vec(),
+            ),
+            CODEX_REQUIREMENTS => Some(b"allowed_sandbox_modes = []\n".to_vec()),
+            GEMINI_MANAGED => Some(b"not json".to_vec()),
+            _ => None,
+        }
+        };
+        let files = managed_settings(&with(&[]), &before);
+        let paths: Vec<&str> = files.iter().map(|file| file.path).collect();
+        assert_eq!(paths, [CLAUDE_MANAGED, CODEX_DEFAULTS, GEMINI_MANAGED]);
+        let settings: Value = serde_json::from_str(&files[0].content).unwrap();
+        assert_eq!(settings["permissions"]["deny"][0], "WebFetch");
+        assert_eq!(settings["env"]["A"], "1");
+        assert_eq!(settings["env"]["HTTPS_PROXY"], "");
+        assert_eq!(settings["allowManagedHooksOnly"], true);
     }
 
     fn state(key: &[(&str, &str)], existing: Option<&str>) -> Option<(Value, bool)> {

@@ -7,6 +7,10 @@
 //! An address means nothing outside of its session, leads nowhere by itself, and is for one name as long as the session lives: whoever
 //! keeps an address longer than a resolver would still reaches the name that it was given for. So nothing can be bound
 //! anew to an address that was judged.
+//!
+//! The table of a lost daemon is lost with it, but for the names that have doors. An agent that lives on may hold other addresses of
+//! it, so the session that goes on assigns its own elsewhere, and *adopts* one that it does not know by the name that the agent says
+//! next: it could have asked for that name as well.
 
 use std::{
     collections::HashMap,
@@ -22,6 +26,9 @@ const NAMES_MAX: usize = (1 << 17) - 2;
 const FIRST_V4: u32 = 0xc612_0000;
 /// fd77:7269:7400::, a unique local network.
 const FIRST_V6: u128 = 0xfd77_7269_7400_0000_0000_0000_0000_0000;
+
+/// How far apart the first numbers of successive daemons are.
+const LIFE_NUMBERS: usize = 8191;
 
 /// No address is left.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,12 +46,14 @@ pub(crate) struct Addresses {
 pub(crate) struct Assigned {
     table: Mutex<Table>,
     limit: usize,
+    adopts: bool,
 }
 
 #[derive(Default)]
 struct Table {
     numbers: HashMap<Arc<str>, u32>,
-    names: Vec<Arc<str>>,
+    names: HashMap<u32, Arc<str>>,
+    next: u32,
 }
 
 impl Assigned {
@@ -52,39 +61,89 @@ impl Assigned {
         Self::with_limit(NAMES_MAX)
     }
 
+    /// Of a session that goes on where `lives` daemons were lost: names with doors keep their numbers.
+    pub(crate) fn again(kept: &[(Host, u32)], lives: u32) -> Self {
+        let mut assigned = Self { adopts: true, ..Self::new() };
+        let table = assigned.table.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (host, number) in kept {
+            table.bind(host, *number);
+        }
+        let first = usize::try_from(lives).unwrap_or_default().wrapping_mul(LIFE_NUMBERS) % NAMES_MAX;
+        table.next = u32::try_from(first).unwrap_or_default();
+        assigned
+    }
+
     fn with_limit(limit: usize) -> Self {
-        Self { table: Mutex::default(), limit }
+        Self { table: Mutex::default(), limit, adopts: false }
     }
 
     /// The addresses of a name, the same at every call.
     pub(crate) fn assign(&self, host: &Host) -> Result<Addresses, Exhausted> {
+        self.number(host).map(addresses)
+    }
+
+    /// The number of a name, which its addresses are made of.
+    pub(crate) fn number(&self, host: &Host) -> Result<u32, Exhausted> {
         let mut table = self.table();
         if let Some(number) = table.numbers.get(host.as_str()) {
-            return Ok(addresses(*number));
+            return Ok(*number);
         }
-        let number = u32::try_from(table.names.len()).map_err(|_| Exhausted)?;
         if table.names.len() >= self.limit {
             return Err(Exhausted);
         }
-        let name: Arc<str> = host.as_str().into();
-        table.names.push(name.clone());
-        table.numbers.insert(name, number);
-        Ok(addresses(number))
+        let limit = u32::try_from(self.limit).map_err(|_| Exhausted)?;
+        // There is a free one, since fewer than all are taken.
+        while table.names.contains_key(&table.next) {
+            table.next = table.next.wrapping_add(1) % limit;
+        }
+        let number = table.next;
+        table.next = number.wrapping_add(1) % limit;
+        table.bind(host, number);
+        Ok(number)
     }
 
     /// The name that an address was given for; `None` for one that never was.
     pub(crate) fn name(&self, address: IpAddr) -> Option<Host> {
-        let number = match address {
-            IpAddr::V4(v4) => u32::from(v4).checked_sub(FIRST_V4 + 1)?,
-            IpAddr::V6(v6) => u32::try_from(u128::from(v6).checked_sub(FIRST_V6 + 1)?).ok()?,
-        };
-        let name = self.table().names.get(usize::try_from(number).ok()?)?.clone();
+        let name = self.table().names.get(&number(address)?)?.clone();
         name.parse().ok()
+    }
+
+    /// Whether an address may be one that a lost daemon gave.
+    pub(crate) fn may_adopt(&self, address: IpAddr) -> bool {
+        let known = |number| self.table().names.contains_key(&number);
+        self.adopts && number(address).is_some_and(|number| !known(number))
+    }
+
+    /// Binds an address for which [`may_adopt`](Self::may_adopt) was true to a name. Returns the name that it is for now: another
+    /// connection may have been quicker.
+    pub(crate) fn adopt(&self, address: IpAddr, host: &Host) -> Option<Host> {
+        if self.may_adopt(address) {
+            self.table().bind(host, number(address)?);
+        }
+        self.name(address)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Table {
+    /// A name may have several numbers, of which one is told; a number has one name, for ever.
+    fn bind(&mut self, host: &Host, number: u32) {
+        let name: Arc<str> = host.as_str().into();
+        self.numbers.entry(name.clone()).or_insert(number);
+        self.names.entry(number).or_insert(name);
+    }
+}
+
+/// The number that an address of ours is made of.
+fn number(address: IpAddr) -> Option<u32> {
+    let number = match address {
+        IpAddr::V4(v4) => u32::from(v4).checked_sub(FIRST_V4 + 1)?,
+        IpAddr::V6(v6) => u32::try_from(u128::from(v6).checked_sub(FIRST_V6 + 1)?).ok()?,
+    };
+    usize::try_from(number).is_ok_and(|number| number < NAMES_MAX).then_some(number)
 }
 
 fn addresses(number: u32) -> Addresses {
@@ -136,6 +195,26 @@ mod tests {
         ] {
             assert_eq!(names.name(address.parse().unwrap()), None, "{address}");
         }
+    }
+
+    #[test]
+    fn only_a_session_that_goes_on_adopts_and_only_what_it_does_not_know() {
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        assert!(!Assigned::new().may_adopt(address("198.18.0.1")), "nothing was lost");
+        let names = Assigned::again(&[(host("db.example"), 0)], 1);
+        assert_eq!(names.assign(&host("db.example")).unwrap().v4.to_string(), "198.18.0.1", "it has doors");
+        let fresh = names.assign(&host("b.example")).unwrap();
+        assert!(fresh.v4 > Ipv4Addr::new(198, 18, 16, 0), "{fresh:?} is elsewhere");
+        for known in ["198.18.0.1", "1.1.1.1", "127.0.0.1", "198.18.0.0", "198.20.0.1", "fd77:7269:7400:1::1"]
+        {
+            assert!(!names.may_adopt(address(known)), "{known}");
+        }
+        assert!(!names.may_adopt(fresh.v4.into()));
+        let lost = address("198.18.0.2");
+        assert_eq!(names.adopt(lost, &host("a.example")), Some(host("a.example")));
+        assert_eq!(names.adopt(lost, &host("evil.example")), Some(host("a.example")), "once and for all");
+        assert_eq!(names.adopt(fresh.v4.into(), &host("evil.example")), Some(host("b.example")));
+        assert_eq!(names.adopt(address("1.1.1.1"), &host("a.example")), None);
     }
 
     #[test]

@@ -6,11 +6,12 @@
 //!        └─ one leaf per host, all under one key, made when first asked for
 //! ```
 //!
-//! All of it lives in memory and ends with the session. Even a stolen intermediate key is good for nothing but the hosts of its own
+//! The certificates and the lower two keys go on with the agent into a later session ([`kept`](crate::kept)), sealed; else all of it
+//! lives in memory and ends with the session. Even a stolen intermediate key is good for nothing but the hosts of its own
 //! session: the constraint is in the certificate, and clients check it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -27,8 +28,9 @@ use rustls::{
 };
 use time::{Duration, OffsetDateTime};
 use writ_core::{Host, OpenFault, Timestamp};
+use zeroize::Zeroizing;
 
-use crate::names;
+use crate::{kept::Certificates, names};
 
 /// How far certificates are dated back, for agents in containers whose clocks are behind.
 const BACKDATE: Duration = Duration::hours(1);
@@ -45,48 +47,61 @@ pub(crate) struct SessionCa {
     leaf_key: KeyPair,
     signing: Arc<dyn SigningKey>,
     provider: Arc<CryptoProvider>,
-    validity: (OffsetDateTime, OffsetDateTime),
+    validity: Validity,
+    hosts: HashSet<Host>,
     made: Mutex<HashMap<Host, Arc<ServerConfig>>>,
 }
 
+/// From when and until when certificates are good.
+type Validity = (OffsetDateTime, OffsetDateTime);
+
+impl Certificates {
+    /// New ones, good for `hosts`.
+    pub(crate) fn new(hosts: &[Host], now: Timestamp, expires_at: Timestamp) -> Result<Self, OpenFault> {
+        let validity = validity(now, expires_at)?;
+        let key = || KeyPair::generate().map_err(|_| fault("no key"));
+        let mut root = params("writ session root", validity)?;
+        root.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let mut middle = intermediate(validity)?;
+        middle.name_constraints = Some(constraints(hosts.iter().cloned()));
+        // The root's key lives in this block only.
+        let root = CertifiedIssuer::self_signed(root, key()?).map_err(|_| fault("the root"))?;
+        let middle_key = key()?;
+        let signed = middle.signed_by(&middle_key, &*root).map_err(|_| fault("the intermediate"))?;
+        Ok(Self {
+            root_pem: root.pem(),
+            intermediate: signed.der().to_vec(),
+            intermediate_key: Zeroizing::new(middle_key.serialize_der()),
+            leaf_key: Zeroizing::new(key()?.serialize_der()),
+        })
+    }
+}
+
 impl SessionCa {
+    /// Signs leaves under `certificates`, which are good for `hosts`.
     pub(crate) fn new(
         provider: &Arc<CryptoProvider>,
+        certificates: &Certificates,
         hosts: impl Iterator<Item = Host>,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<Self, OpenFault> {
-        let fault = |what: &str| OpenFault(format!("its certificates cannot be made: {what}"));
-        let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.millis().div_euclid(1000));
-        let end = at(expires_at).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let validity = match at(now) {
-            Ok(now) => (now.saturating_sub(BACKDATE), end.saturating_add(SLACK)),
-            Err(_) => return Err(fault("the clock is out of range")),
-        };
-        let key = || KeyPair::generate().map_err(|_| fault("no key"));
-        let mut root = params("writ session root", validity).ok_or_else(|| fault("no randomness"))?;
-        root.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let mut middle =
-            params("writ session intermediate", validity).ok_or_else(|| fault("no randomness"))?;
-        middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        middle.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        middle.name_constraints = Some(constraints(hosts));
-        // The root's key lives in this block only.
-        let root = CertifiedIssuer::self_signed(root, key()?).map_err(|_| fault("the root"))?;
-        let middle_key = key()?;
-        let intermediate = middle.signed_by(&middle_key, &*root).map_err(|_| fault("the intermediate"))?;
-        let leaf_key = key()?;
-        let der = PrivateKeyDer::Pkcs8(leaf_key.serialize_der().into());
+        let validity = validity(now, expires_at)?;
+        let key = |der: &[u8]| KeyPair::try_from(der).map_err(|_| fault("a key"));
+        let der = PrivateKeyDer::Pkcs8(certificates.leaf_key.to_vec().into());
         let signing = provider.key_provider.load_private_key(der).map_err(|_| fault("the leaf key"))?;
+        // Of the issuer's parameters, name and key are what goes into a leaf.
+        let issuer = Issuer::new(intermediate(validity)?, key(&certificates.intermediate_key)?);
         Ok(Self {
-            root_pem: root.pem(),
-            intermediate: intermediate.into(),
-            issuer: Issuer::new(middle, middle_key),
-            leaf_key,
+            root_pem: certificates.root_pem.clone(),
+            intermediate: certificates.intermediate.clone().into(),
+            issuer,
+            leaf_key: key(&certificates.leaf_key)?,
             signing,
             provider: provider.clone(),
             validity,
+            hosts: hosts.collect(),
             made: Mutex::default(),
         })
     }
@@ -96,8 +111,12 @@ impl SessionCa {
         &self.root_pem
     }
 
-    /// The TLS configuration for one host. `None` when no certificate can be made for it.
+    /// The TLS configuration for one host. `None` when no certificate can be made for it, as for one that the intermediate
+    /// certificate does not name.
     pub(crate) fn config(&self, host: &Host) -> Option<Arc<ServerConfig>> {
+        if !self.hosts.contains(host) {
+            return None;
+        }
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made.get(host) {
             return Some(known.clone());
@@ -108,7 +127,7 @@ impl SessionCa {
     }
 
     fn leaf(&self, host: &Host) -> Option<CertificateDer<'static>> {
-        let mut leaf = params(host.as_str(), self.validity)?;
+        let mut leaf = params(host.as_str(), self.validity).ok()?;
         leaf.subject_alt_names = vec![rcgen::SanType::DnsName(host.as_str().try_into().ok()?)];
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -144,13 +163,32 @@ fn constraints(hosts: impl Iterator<Item = Host>) -> NameConstraints {
 }
 
 /// Names, dates and a random serial number: the parts in which the library's defaults are wrong for a shared leaf key.
-fn params(name: &str, (from, to): (OffsetDateTime, OffsetDateTime)) -> Option<CertificateParams> {
+fn params(name: &str, (from, to): Validity) -> Result<CertificateParams, OpenFault> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name(name));
-    params.serial_number = Some(SerialNumber::from_slice(&names::serial()?));
+    params.serial_number =
+        Some(SerialNumber::from_slice(&names::serial().ok_or_else(|| fault("no randomness"))?));
     (params.not_before, params.not_after) = (from, to);
-    Some(params)
+    Ok(params)
+}
+
+fn intermediate(validity: Validity) -> Result<CertificateParams, OpenFault> {
+    let mut middle = params("writ session intermediate", validity)?;
+    middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    middle.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    Ok(middle)
+}
+
+fn validity(now: Timestamp, expires_at: Timestamp) -> Result<Validity, OpenFault> {
+    let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.millis().div_euclid(1000));
+    let now = at(now).map_err(|_| fault("the clock is out of range"))?;
+    let end = at(expires_at).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    Ok((now.saturating_sub(BACKDATE), end.saturating_add(SLACK)))
+}
+
+fn fault(what: &str) -> OpenFault {
+    OpenFault(format!("its certificates cannot be made: {what}"))
 }
 
 /// RFC 5280 §A.1 `ub-common-name`: 64 characters. The name that counts is the SAN's.
@@ -185,9 +223,12 @@ mod tests {
 
     fn ca(hosts: &[&str]) -> SessionCa {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let hosts = hosts.iter().map(|host| host.parse().unwrap());
-        let at = Timestamp::from_millis;
-        SessionCa::new(&provider, hosts, at(NOW), at(NOW + 8 * HOUR)).unwrap()
+        let hosts: Vec<Host> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        let (now, end) = (Timestamp::from_millis(NOW), Timestamp::from_millis(NOW + 8 * HOUR));
+        let certificates = Certificates::new(&hosts, now, end).unwrap();
+        // It believes to be good for more than it is: the constraint is in the certificate.
+        let hosts = hosts.into_iter().chain(["bank.example".parse().unwrap()]);
+        SessionCa::new(&provider, &certificates, hosts, now, end).unwrap()
     }
 
     fn chain(ca: &SessionCa, host: &str) -> Vec<CertificateDer<'static>> {
@@ -215,6 +256,27 @@ mod tests {
         assert!(verify(&ca, "bank.example", NOW).is_err(), "the constraint is in the certificate");
         assert!(verify(&self::ca(&[]), "bank.example", NOW).is_err(), "no host is not every host");
         assert!(!ca.root_pem().contains("PRIVATE"));
+    }
+
+    #[test]
+    fn it_makes_no_leaf_for_a_host_that_it_is_not_good_for() {
+        assert!(ca(&["api.vendor.example"]).config(&"other.example".parse().unwrap()).is_none());
+    }
+
+    /// The one certificate that a client has loaded vouches for what a later daemon makes.
+    #[test]
+    fn it_goes_on_under_the_same_root() {
+        let (now, end) = (Timestamp::from_millis(NOW), Timestamp::from_millis(NOW + 8 * HOUR));
+        let hosts: Vec<Host> = vec!["api.vendor.example".parse().unwrap()];
+        let certificates = Certificates::new(&hosts, now, end).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let make =
+            |now| SessionCa::new(&provider, &certificates, hosts.clone().into_iter(), now, end).unwrap();
+        let (first, second) = (make(now), make(Timestamp::from_millis(NOW + HOUR)));
+        assert_eq!(first.root_pem(), second.root_pem());
+        for ca in [first, second] {
+            assert_eq!(verify(&ca, "api.vendor.example", NOW + HOUR), Ok(()));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   local address ─► the name that it was given for ─► lead ─► served like a CONNECT to that name
+//!                 ├► one that a lost daemon gave ─► the name in SNI, on port 443
 //!                 └► none: an address, which is refused, or passes under egress = "public" if it is a public one
 //! ```
 //!
@@ -9,7 +10,12 @@
 //! program meant. A refusal is said in the protocol of the port, so that whoever runs the program reads it: an alert of TLS, a
 //! response of HTTP, a disconnect of SSH. Absent: judging `Host` on port 80, where nothing is served and no credential passes.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header::CONNECTION};
@@ -20,7 +26,7 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 use writ_core::{Authority, RefusalKind};
 
 use crate::{
-    hello::{self, HelloFault},
+    hello::{self, Hello, HelloFault},
     identify::{Caller, Ready},
     lead::{self, HTTP, HTTPS, Lead, Passage, SSH},
     pool::HEAD_MAX,
@@ -50,6 +56,9 @@ pub(crate) async fn captured(
         own_loopback(tunnel, stream, port);
         return None;
     }
+    if port == HTTPS && tunnel.session.names.may_adopt(meant) {
+        return adopted(tunnel, stream, meant, unread).await;
+    }
     let (host, name) = match tunnel.session.names.name(meant) {
         Some(name) => (name.to_string(), Some(name)),
         None => (meant.to_string(), None),
@@ -59,6 +68,25 @@ pub(crate) async fn captured(
         None => lead::by_address(&tunnel.session, SocketAddr::new(meant, port)),
     };
     arrive(tunnel, stream, led, lead::toward(&host, port), unread).await
+}
+
+/// A connection to an address that a daemon before this one gave for a name: the agent says which.
+async fn adopted(
+    tunnel: &Arc<Tunnel>,
+    mut stream: TcpStream,
+    meant: IpAddr,
+    unread: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Caller> {
+    let address = meant.to_string();
+    let hello = greeting(tunnel, &mut stream, lead::toward(&address, HTTPS)).await?;
+    let asked = hello.sni.and_then(|sni| sni.parse().ok());
+    let name = asked.and_then(|asked| tunnel.session.names.adopt(meant, &asked));
+    let led = match &name {
+        Some(name) => lead::by_name(&tunnel.session, &Authority::new(name.clone(), HTTPS)),
+        None => lead::by_address(&tunnel.session, SocketAddr::new(meant, HTTPS)),
+    };
+    let host = name.map_or(address, |name| name.to_string());
+    go(tunnel, stream, hello.bytes.into(), led, lead::toward(&host, HTTPS), unread).await
 }
 
 /// A connection at the address and the port of one target.
@@ -92,20 +120,35 @@ async fn arrive(
     unread: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Caller> {
     // What a program says first is read first: a refusal that crosses it would be lost.
-    let early = if toward.port == Some(HTTPS) {
-        match timeout(TLS_TIMEOUT, hello::read(&mut stream, &[])).await.ok()? {
-            Ok(hello) => Bytes::from(hello.bytes),
-            Err(HelloFault::Closed) => return None,
-            Err(fault) => {
-                let next = "speak TLS on port 443";
-                let refused = Refused::new(RefusalKind::Ambiguous, fault.to_string(), next);
-                record::refused(tunnel, &refused, toward, None);
-                return None;
-            }
-        }
-    } else {
-        Bytes::new()
+    let early = match toward.port {
+        Some(HTTPS) => Bytes::from(greeting(tunnel, &mut stream, toward).await?.bytes),
+        _ => Bytes::new(),
     };
+    go(tunnel, stream, early, led, toward, unread).await
+}
+
+/// The beginning of TLS; `None` where there is none, which is on record then.
+async fn greeting(tunnel: &Arc<Tunnel>, stream: &mut TcpStream, toward: Toward<'_>) -> Option<Hello> {
+    match timeout(TLS_TIMEOUT, hello::read(stream, &[])).await.ok()? {
+        Ok(hello) => Some(hello),
+        Err(HelloFault::Closed) => None,
+        Err(fault) => {
+            let next = "speak TLS on port 443";
+            let refused = Refused::new(RefusalKind::Ambiguous, fault.to_string(), next);
+            record::refused(tunnel, &refused, toward, None);
+            None
+        }
+    }
+}
+
+async fn go(
+    tunnel: &Arc<Tunnel>,
+    stream: TcpStream,
+    early: Bytes,
+    led: Result<Lead, Refused>,
+    toward: Toward<'_>,
+    unread: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Caller> {
     let ready = match led {
         Ok(Lead::Serve(site)) => Ok(Ready::Serve(site)),
         // It has said what it wants; what it waits for now is not its own doing.

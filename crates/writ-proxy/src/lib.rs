@@ -34,6 +34,7 @@ mod hello;
 mod identify;
 mod inflate;
 mod inject;
+mod kept;
 mod lead;
 mod lease;
 mod live;

@@ -26,9 +26,11 @@ use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::watch,
 };
+use writ_api::seal::Recipient;
 use writ_audit::Stream;
 use writ_core::{
-    BoxFuture, Brokerage, Clock, DataPlane, Door, OpenFault, SessionId, SessionPlan, SessionReady,
+    BoxFuture, Brokerage, Clock, DataPlane, Door, OpenFault, RecipientKey, SessionId, SessionPlan,
+    SessionReady,
 };
 
 use crate::{
@@ -79,6 +81,8 @@ pub enum StartFault {
     Nothing,
     #[error("the proxy's TLS configuration cannot be made")]
     Tls(#[source] rustls::Error),
+    #[error("the system gives no randomness")]
+    Random,
     #[error("the proxy's threads cannot be started")]
     Thread(#[source] io::Error),
 }
@@ -98,6 +102,8 @@ pub(crate) struct Plane {
     pub(crate) names: Arc<dyn Names>,
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) client: ClientConfig,
+    /// What outlives a session comes back sealed to it.
+    pub(crate) recipient: Recipient,
     pub(crate) live: Live,
     pub(crate) workers: Vec<Handle>,
     audit: Vec<Stream>,
@@ -142,6 +148,7 @@ impl Proxy {
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let client = client_config(&provider, config.roots.0).map_err(StartFault::Tls)?;
+        let recipient = Recipient::generate().map_err(|_| StartFault::Random)?;
         let mut runtimes = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
             runtimes.push(Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?);
@@ -154,6 +161,7 @@ impl Proxy {
             names: config.names,
             provider,
             client,
+            recipient,
             workers: runtimes.iter().map(|runtime| runtime.handle().clone()).collect(),
             audit: config.audit,
             sessions: Mutex::default(),
@@ -192,11 +200,13 @@ impl Proxy {
         if doors.is_empty() {
             return Err(OpenFault("it has no door".to_owned()));
         }
-        let session = Arc::new(Session::new(&self.plane, plan)?);
+        let (session, authority) = Session::new(&self.plane, plan)?;
+        let session = Arc::new(session);
         let ready = SessionReady {
             ca_pem: session.ca.root_pem().to_owned(),
             recipient: session.recipient.key().clone(),
             named: session.named()?,
+            authority,
         };
         {
             let mut sessions = self.plane.sessions();
@@ -218,6 +228,10 @@ impl Proxy {
 }
 
 impl DataPlane for Proxy {
+    fn recipient(&self) -> RecipientKey {
+        self.plane.recipient.key().clone()
+    }
+
     fn open(
         &self,
         plan: SessionPlan,

@@ -13,7 +13,7 @@ use http::{
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, PROXY_AUTHENTICATE, UPGRADE},
 };
 use serde::Serialize;
-use writ_core::{CanonicalPath, Refusal, RefusalKind};
+use writ_core::{CanonicalPath, Host, Refusal, RefusalKind};
 
 use crate::{body::Answer, session::Route, tunnel::Site};
 
@@ -58,6 +58,17 @@ impl Refused {
             status: Some(StatusCode::MISDIRECTED_REQUEST),
             ..Self::new(RefusalKind::Ambiguous, detail, next)
         }
+    }
+
+    /// A host that came into the configuration after the agent had got its certificates from a daemon that is gone.
+    pub(crate) fn uncertified(host: &Host) -> Self {
+        let detail = format!(
+            "{host} was not among the hosts of this run when it began, and its certificates name no other"
+        );
+        let alarm = format!(
+            "{host} came into the configuration after this run had begun: start a new run to reach it"
+        );
+        Self::new(RefusalKind::UnlistedHost, detail, "start a new run").with_alarm(alarm)
     }
 
     pub(crate) fn with_status(self, status: StatusCode) -> Self {

@@ -5,7 +5,7 @@
 //! request of it is served any more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,17 +21,18 @@ use rustls::{
 use subtle::ConstantTimeEq;
 use tokio::{sync::Semaphore, task::AbortHandle};
 use tokio_rustls::TlsConnector;
-use writ_api::seal::Recipient;
+use writ_api::seal::{self, Place as SealPlace, Recipient};
 use writ_core::{
     Authority, CAPTURED_PORTS, Egress, Host, Injector, NamedAddress, OpenFault, PathPattern, Place,
-    PlaceholderEntry, RefusalKind, RoutePlan, SessionId, SessionPlan, Tiding, Timestamp,
+    PlaceholderEntry, RefusalKind, RoutePlan, Sealed, SessionId, SessionPlan, Tiding, Timestamp,
 };
 
 use crate::{
     acquire::Gate,
-    assigned::Assigned,
+    assigned::{Assigned, Exhausted},
     ca::SessionCa,
     inject,
+    kept::{Certificates, Facts, Kept},
     lease::{Lease, Life},
     placeholder::Table,
     pool::Pool,
@@ -101,7 +102,8 @@ pub(crate) struct DeclaredPlace {
 }
 
 impl Session {
-    pub(crate) fn new(plane: &Plane, plan: SessionPlan) -> Result<Self, OpenFault> {
+    /// The session, and what outlives it, sealed to the plan's keeper.
+    pub(crate) fn new(plane: &Plane, plan: SessionPlan) -> Result<(Self, Sealed), OpenFault> {
         let malformed = || OpenFault("password_sha256 is not 64 hexadecimal digits".into());
         let password = match &plan.password_sha256 {
             Some(text) => Some(hex32(text).ok_or_else(malformed)?),
@@ -110,8 +112,22 @@ impl Session {
         // TLS to a tunnelled target does not end here, so no certificate is made for it.
         let served = plan.routes.iter().filter(|route| !route.tunnel);
         let hosts = served.map(|route| route.authority.host().clone());
-        let hosts = hosts.chain(plan.quiet_hosts.iter().cloned());
-        let ca = SessionCa::new(&plane.provider, hosts, plane.clock.now(), plan.expires_at)?;
+        let hosts = hosts.chain(plan.quiet_hosts.iter().cloned()).collect();
+        let now = plane.clock.now();
+        let mut kept = match &plan.authority {
+            Some(sealed) => before(plane, plan.session, sealed)?,
+            None => afresh(hosts, now, plan.expires_at)?,
+        };
+        let hosts = kept.facts.hosts.iter().cloned();
+        let ca = SessionCa::new(&plane.provider, &kept.certificates, hosts, now, plan.expires_at)?;
+        let names = match kept.facts.lives {
+            0 => Assigned::new(),
+            lives => Assigned::again(&kept.facts.names, lives),
+        };
+        kept.facts.names = numbered(&names, &plan.routes)?;
+        let keepsake =
+            seal::seal(&kept.pack()?, &plan.keeper, &SealPlace::Authority { session: plan.session })
+                .map_err(|fault| OpenFault(fault.to_string()))?;
         // Resumption state of its own: no upstream can link two sessions by a ticket.
         let mut client = plane.client.clone();
         client.resumption = rustls::client::Resumption::in_memory_sessions(TLS_SESSIONS);
@@ -121,7 +137,7 @@ impl Session {
             let route = Arc::new(Route::new(plane, &client, route)?);
             routes.entry(route.plan.authority.clone()).or_default().push(route);
         }
-        Ok(Self {
+        let session = Self {
             id: plan.session,
             id_text: plan.session.to_string(),
             workload: plan.workload.to_string(),
@@ -132,7 +148,7 @@ impl Session {
             recipient: Recipient::generate().map_err(|_| OpenFault("no randomness for its key".into()))?,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             unread: Arc::new(Semaphore::new(UNREAD_MAX)),
-            names: Assigned::new(),
+            names,
             egress: plan.egress,
             local: plan.local,
             expires_at: plan.expires_at,
@@ -143,7 +159,8 @@ impl Session {
             told: Mutex::default(),
             tunnels: Mutex::default(),
             doors: Mutex::default(),
-        })
+        };
+        Ok((session, keepsake))
     }
 
     pub(crate) fn asks_password(&self) -> bool {
@@ -277,6 +294,31 @@ impl Session {
     fn tunnels(&self) -> MutexGuard<'_, HashMap<u64, (AbortHandle, Arc<Open>)>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What outlived the session before this one.
+fn before(plane: &Plane, session: SessionId, sealed: &Sealed) -> Result<Kept, OpenFault> {
+    let opened = plane.recipient.open(sealed, &SealPlace::Authority { session });
+    let mut kept = Kept::unpack(&opened.map_err(|fault| OpenFault(fault.to_string()))?)?;
+    kept.facts.lives = kept.facts.lives.saturating_add(1);
+    Ok(kept)
+}
+
+fn afresh(hosts: Vec<Host>, now: Timestamp, expires_at: Timestamp) -> Result<Kept, OpenFault> {
+    let certificates = Certificates::new(&hosts, now, expires_at)?;
+    Ok(Kept { certificates, facts: Facts { hosts, names: Vec::new(), lives: 0 } })
+}
+
+/// Names with doors, in an order of their own, so that the same configuration has the same addresses.
+fn numbered(names: &Assigned, routes: &[RoutePlan]) -> Result<Vec<(Host, u32)>, OpenFault> {
+    let late = routes.iter().filter(|route| !CAPTURED_PORTS.contains(&route.authority.port()));
+    let hosts: BTreeSet<&Host> = late.map(|route| route.authority.host()).collect();
+    let number = |host: &Host| Ok((host.clone(), names.number(host)?));
+    hosts
+        .into_iter()
+        .map(number)
+        .collect::<Result<_, Exhausted>>()
+        .map_err(|fault| OpenFault(fault.to_string()))
 }
 
 impl Route {

@@ -249,7 +249,11 @@ async fn terminate(
             return None;
         }
     };
-    let config = session.ca.config(&sni)?;
+    let Some(config) = session.ca.config(&sni) else {
+        record::refused(nowhere, &Refused::uncertified(&sni), site.toward(), None);
+        hello::deny(stream).await;
+        return None;
+    };
     let site = if sni == *connect.host() { site } else { Site::Misdirected { connect, sni } };
     if let Site::Misdirected { .. } = site {
         record::refused(nowhere, &Refused::misdirected(DISAGREE), site.toward(), None);

@@ -118,6 +118,8 @@ impl Scene {
             "--net",
             "--fork",
             "--kill-child",
+            "--propagation",
+            "unchanged",
         ]);
         command.arg(test).args(["--exact", name, "--nocapture", "--test-threads=1"]);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));

@@ -109,6 +109,10 @@ pub fn signal_own_group(signal: i32) -> io::Result<()> {
     send(0, signal)
 }
 
+/// How long a stop may take to reach a process with several threads: any of them may be the one that takes the signal, while
+/// the one that sent it goes on. Nanoseconds; longer only delays the answer that nothing stopped us.
+const STOP_MOMENT_NS: libc::c_long = 200_000_000;
+
 /// Stops this process by `signal`, and with `group` our whole process group as the terminal would. It returns when we were
 /// continued, and at once where the signal does not stop us: it is ignored, or the group is orphaned, so that nobody
 /// would ever continue it (POSIX.1-2024, 2.4.3). The answer is whether a `SIGCONT` came, which is taken then; it can only be
@@ -131,9 +135,15 @@ pub fn stop_by(signal: i32, group: bool) -> io::Result<bool> {
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn take_pending(signal: i32) -> io::Result<bool> {
     let set = set_of(signal)?;
-    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: set and time are initialized, and details of the signal are not asked for.
-    Ok(unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) } == signal)
+    let moment = libc::timespec { tv_sec: 0, tv_nsec: STOP_MOMENT_NS };
+    loop {
+        // SAFETY: set and time are initialized, and details of the signal are not asked for.
+        let taken = unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const moment) };
+        // A stop interrupts the wait, see signal(7).
+        if taken >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Ok(taken == signal);
+        }
+    }
 }
 
 /// Elsewhere there is no such call, and the signal stays in the queue.
@@ -287,6 +297,8 @@ mod tests {
             }
             Some("leader") => {
                 assert!(!stop_by(libc::SIGTSTP, false).unwrap(), "nobody could continue us");
+                // Inherited by every thread of the child: a test is not the only one in its process.
+                let _blocked = SignalQueue::of(&[libc::SIGTSTP, libc::SIGTTOU, libc::SIGCONT]).unwrap();
                 for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGSTOP] {
                     let mut command = again(STOPS, &signal.to_string());
                     let mut child = own_group(command.stdout(Stdio::inherit()), false).spawn().unwrap();

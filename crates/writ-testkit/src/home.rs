@@ -285,13 +285,14 @@ pub struct Spawned {
     lines: Receiver<Vec<u8>>,
     errors: Receiver<Vec<u8>>,
     stdout: Vec<u8>,
+    stderr: Vec<u8>,
 }
 
 impl Spawned {
     fn new(mut child: Child) -> Self {
         let lines = follow(child.stdout.take());
         let errors = follow(child.stderr.take());
-        Self { child, lines, errors, stdout: Vec::new() }
+        Self { child, lines, errors, stdout: Vec::new(), stderr: Vec::new() }
     }
 
     /// The process id of the command.
@@ -315,6 +316,19 @@ impl Spawned {
         }
     }
 
+    /// Blocks until a line of standard error contains `words`. `false` when it ended or `patience` ran out first.
+    pub fn says(&mut self, words: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.errors.recv_timeout(left) else { return false };
+            self.stderr.extend_from_slice(&line);
+            if String::from_utf8_lossy(&line).contains(words) {
+                return true;
+            }
+        }
+    }
+
     /// SIGKILL for the command itself.
     ///
     /// # Errors
@@ -332,7 +346,8 @@ impl Spawned {
         let status = self.ended(patience)?;
         let mut stdout = std::mem::take(&mut self.stdout);
         stdout.extend(rest(&self.lines, "standard output")?);
-        let stderr = rest(&self.errors, "standard error")?;
+        let mut stderr = std::mem::take(&mut self.stderr);
+        stderr.extend(rest(&self.errors, "standard error")?);
         Ok(Ran { code: status.code(), signal: status.signal(), stdout, stderr })
     }
 

@@ -38,7 +38,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "writ-sys",
         ],
     ),
-    ("writ-testkit", &["writ-core"]),
+    ("writ-testkit", &["writ-core", "writ-sys"]),
     ("xtask", &[]),
 ];
 

@@ -1,8 +1,8 @@
-//! The reference page of the presets, made from their table so that it cannot be behind.
+//! The reference pages of the presets and of the agents, made from their tables so that they cannot be behind.
 
 use std::fmt::Write as _;
 
-use writ_core::{PRESETS, Place};
+use writ_core::{PRESETS, PROFILES, Place};
 
 /// `docs/reference/presets.md`
 pub fn presets_page() -> String {
@@ -45,6 +45,42 @@ pub fn presets_page() -> String {
     page
 }
 
+/// `docs/reference/agents.md`
+pub fn agents_page() -> String {
+    let mut page = String::from(
+        "# Coding agents\n\n<!-- Generated from the table of profiles; a test of writ-broker keeps it true. -->\n\n\
+         Every confined run finds these, whatever program it starts: an agent may be started from a shell. Variables that the\n\
+         person has set stay as they are. Managed settings repeat what the session decided, so that a repository's own settings\n\
+         cannot lead an agent to another host, name a proxy for it, or make it run helpers, hooks or servers. The person's own\n\
+         hooks and servers are refused there too.\n\n\
+         | agent | services | variables | managed settings | login, never in the view but with placeholders |\n|---|---|---|---|---|\n",
+    );
+    for profile in PROFILES {
+        let same = profile.same.iter().map(|(name, other)| format!("`{name}` as `{other}`"));
+        let fixed = profile.variables.iter().map(|(name, value)| format!("`{name}={value}`"));
+        let variables: Vec<String> = fixed.chain(same).collect();
+        let managed: Vec<String> = profile.managed.iter().map(|path| format!("`/etc/{path}`")).collect();
+        let logins: Vec<String> = profile.login_files.iter().map(|path| format!("`~/{path}`")).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} | {} |",
+            profile.title,
+            code(profile.presets),
+            variables.join(", "),
+            managed.join(", "),
+            logins.join(", "),
+        );
+    }
+    page.push_str("\nWhat they send to their makers besides the calls can be switched off by setting:\n\n");
+    for profile in PROFILES.iter().filter(|profile| !profile.quiet_variables.is_empty()) {
+        let quiet: Vec<String> =
+            profile.quiet_variables.iter().map(|(name, value)| format!("`{name}={value}`")).collect();
+        let _ = writeln!(page, "* {}: {}", profile.title, quiet.join(", "));
+    }
+    page
+}
+
 fn place(place: &Place) -> String {
     match place {
         Place::Bearer => "`Authorization: Bearer`".to_owned(),
@@ -61,7 +97,8 @@ fn code(words: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_page_is_current() {
+    fn the_pages_are_current() {
         expect_test::expect_file!["../../../../docs/reference/presets.md"].assert_eq(&super::presets_page());
+        expect_test::expect_file!["../../../../docs/reference/agents.md"].assert_eq(&super::agents_page());
     }
 }

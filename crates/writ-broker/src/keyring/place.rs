@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
-use writ_core::CredentialName;
+use writ_core::{CredentialName, SessionId};
 
 use super::KeyringFault;
 
@@ -22,6 +22,8 @@ pub enum Place {
     Original { path: String, written_sha256: [u8; 32] },
     /// The content of a repository's file as a person trusted it.
     Trust { path: String },
+    /// What the next daemon needs to go on with a session. It is with the session's launcher.
+    Keepsake { session: SessionId },
     /// The key that placeholders are derived with.
     PlaceholderKey,
     /// The key under which the audit log hashes values.
@@ -51,6 +53,10 @@ impl Place {
                 text(name.as_str());
                 bytes.extend_from_slice(&version.to_be_bytes());
             }
+            Self::Keepsake { session } => {
+                text("keepsake");
+                bytes.extend_from_slice(session.as_bytes());
+            }
             Self::Trust { path } => {
                 text("trust");
                 text(path);
@@ -70,6 +76,7 @@ impl fmt::Display for Place {
         match self {
             Self::Keyring => f.write_str("the keyring"),
             Self::Credential { name, version } => write!(f, "credential {name}, version {version},"),
+            Self::Keepsake { session } => write!(f, "the keepsake of session {session}"),
             Self::Trust { path } => write!(f, "the trust in {path}"),
             Self::Original { path, .. } => write!(f, "the original of {path}"),
             Self::PlaceholderKey => f.write_str("the placeholder key"),

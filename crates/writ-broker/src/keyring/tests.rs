@@ -10,7 +10,7 @@ use std::{
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rusqlite::Connection;
 use tempfile::TempDir;
-use writ_core::{CredentialName, Shape, Timestamp};
+use writ_core::{CredentialName, SessionId, Shape, Timestamp};
 
 use super::*;
 use crate::{
@@ -34,6 +34,10 @@ fn credential(name: &str, version: u32) -> Place {
     Place::Credential { name: name.parse().unwrap(), version }
 }
 
+fn keepsake(number: u8) -> Place {
+    Place::Keepsake { session: SessionId::new(Timestamp::from_millis(1), &[number; 10]) }
+}
+
 fn places() -> Vec<Place> {
     vec![
         Place::Keyring,
@@ -46,6 +50,8 @@ fn places() -> Vec<Place> {
         credential("b", 1),
         credential("a1", 1),
         credential("keyring", 1),
+        keepsake(1),
+        keepsake(2),
     ]
 }
 

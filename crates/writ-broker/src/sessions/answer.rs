@@ -7,13 +7,14 @@ use writ_core::{Level, PRESETS, PlaceholderEntry, SessionPlan, SessionReady};
 
 use super::prepare::Prepared;
 use crate::{
+    broker::Broker,
     config::{ResolvedCredential, ResolvedTarget, quiet_hosts_of},
     door::Unlocked,
     rules::Rules,
 };
 
 /// What the data plane is told.
-pub(super) fn plan(door: &Unlocked, ask: &Open, prepared: &Prepared) -> SessionPlan {
+pub(super) fn plan(broker: &Broker, door: &Unlocked, ask: &Open, prepared: &Prepared) -> SessionPlan {
     let Prepared { rules, record, targets, .. } = prepared;
     let placeholder = |credential: &ResolvedCredential| PlaceholderEntry {
         credential: credential.name.clone(),
@@ -32,10 +33,12 @@ pub(super) fn plan(door: &Unlocked, ask: &Open, prepared: &Prepared) -> SessionP
         routes: targets.iter().map(|target| target.route()).collect(),
         placeholders: rules.resolved.credentials().map(placeholder).collect(),
         quiet_hosts: quiet_hosts_of(targets),
+        keeper: broker.recipient.key().clone(),
+        authority: None,
     }
 }
 
-/// What the launcher is told.
+/// What the launcher is told, but for its keepsake.
 pub(super) fn opened(door: &Unlocked, ask: &Open, prepared: &Prepared, ready: SessionReady) -> Opened {
     let Prepared { rules, record, targets, .. } = prepared;
     let variables = variables(door, rules, targets);
@@ -63,6 +66,7 @@ pub(super) fn opened(door: &Unlocked, ask: &Open, prepared: &Prepared, ready: Se
         caches: rules.resolved.run.caches.clone(),
         readable: rules.resolved.run.readable.clone(),
         presets: presets.into_iter().map(str::to_owned).collect(),
+        keepsake: String::new(),
     }
 }
 

@@ -8,11 +8,12 @@ use tokio::{
 };
 use writ_api::run::{FromBroker, Open, Opened};
 use writ_audit::{Attempt, Kind, Outcome};
-use writ_core::{Door, Principal, Refusal, RefusalKind, SessionId, SessionPlan, SessionReady};
+use writ_core::{Door, Principal, Refusal, RefusalKind, Secret, SessionId, SessionPlan, SessionReady};
 
 use super::{
     Attached, End, Facts, LINES_MAX, Peer, Session, answer, end,
     prepare::{Prepared, prepare, user_name},
+    resume,
 };
 use crate::{broker::Broker, door::Unlocked, fault, records, store::Change};
 
@@ -63,11 +64,11 @@ async fn establish(
     sockets: Vec<(Door, OwnedFd)>,
 ) -> Result<(Opened, Attached), Refusal> {
     let session = prepared.record.session;
-    let plan = answer::plan(door, ask, &prepared);
+    let plan = answer::plan(broker, door, ask, &prepared);
     let routes = plan.routes.clone();
     prepared.doors.local.clone_from(&plan.local);
     broker.store.apply(vec![Change::OpenSession(prepared.record.clone())]).await.map_err(fault::store)?;
-    let mut ready = match serve(broker, plan, sockets).await {
+    let mut ready = match serve(broker, plan, prepared.kept.take(), sockets).await {
         Ok(ready) => ready,
         Err(refusal) => {
             unserved(broker, session).await;
@@ -82,7 +83,8 @@ async fn establish(
     for text in std::mem::take(&mut prepared.said) {
         let _ = lines.try_send(FromBroker::Said { text });
     }
-    let opened = answer::opened(door, ask, &prepared, ready.clone());
+    let keepsake = resume::keepsake(broker, door, session, &ready);
+    let mut opened = answer::opened(door, ask, &prepared, ready.clone());
     let Prepared { record, deadline, mut doors, .. } = prepared;
     doors.named = ready.named;
     let network = doors.network();
@@ -105,6 +107,13 @@ async fn establish(
         let _ = end(broker, session, End::Stopped).await;
         return Err(fault::stopping());
     }
+    match keepsake {
+        Ok(keepsake) => opened.keepsake = keepsake,
+        Err(refusal) => {
+            let _ = end(broker, session, End::Unserved).await;
+            return Err(refusal);
+        }
+    }
     Ok((opened, attached))
 }
 
@@ -117,13 +126,15 @@ async fn unserved(broker: &Broker, session: SessionId) {
 
 async fn serve(
     broker: &Broker,
-    plan: SessionPlan,
+    mut plan: SessionPlan,
+    kept: Option<Secret>,
     doors: Vec<(Door, OwnedFd)>,
 ) -> Result<SessionReady, Refusal> {
     let unserved = |why: String| Refusal::new(RefusalKind::BrokerUnavailable, why, "try again");
     let served = timeout(SERVE_MAX, async {
         match broker.data_plane().await {
             Some(data_plane) => {
+                plan.authority = resume::passed_on(data_plane.as_ref(), plan.session, kept.as_ref())?;
                 data_plane.open(plan, doors).await.map_err(|fault| unserved(fault.to_string()))
             }
             None => Err(fault::stopping()),

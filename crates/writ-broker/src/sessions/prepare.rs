@@ -10,7 +10,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::task::spawn_blocking;
 use writ_api::run::Open;
-use writ_core::{Attestation, Door, Evidence, Level, Refusal, RefusalKind, SessionId, UnixEvidence};
+use writ_core::{Attestation, Door, Evidence, Level, Refusal, RefusalKind, Secret, SessionId, UnixEvidence};
 
 use super::{Doors, SESSIONS_MAX, prompt, resume};
 use crate::{
@@ -43,6 +43,8 @@ pub(super) struct Prepared {
     pub doors: Doors,
     /// What the session may reach: its role's, without those that a trusted repository does not ask for.
     pub targets: Vec<Arc<ResolvedTarget>>,
+    /// What was kept of the session that it goes on with.
+    pub kept: Option<Secret>,
     /// Lines for the person who watches the run.
     pub said: Vec<String>,
 }
@@ -77,6 +79,7 @@ pub(super) async fn prepare(
         let who = resume::Resuming { workload: &entry.spiffe_id, requester: &requester, level: ask.level };
         expires_at = expires_at.min(resume::until(broker, old, &who).await?);
     }
+    let kept = resume::kept(open, ask)?;
     let record = SessionRecord {
         session: SessionId::new(now, &broker.random_bytes()?),
         boot: broker.boot,
@@ -96,7 +99,7 @@ pub(super) async fn prepare(
     };
     let deadline = Deadline::new(broker.clock.as_ref(), expires_at);
     let (targets, said) = narrowed(&rules, role, wishes);
-    Ok(Prepared { rules, record, deadline, doors, targets, said })
+    Ok(Prepared { rules, record, deadline, doors, targets, kept, said })
 }
 
 /// Whether another session may open.

@@ -19,7 +19,8 @@ use writ_api::{
 use writ_audit::{Event, Events, Kind, Verdict};
 use writ_core::{
     AcquireAsk, BoxFuture, Clock, CredentialName, DataPlane, Door, Engine, Granted, LeaseId, Level,
-    NamedAddress, OpenFault, Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady, Timestamp,
+    NamedAddress, OpenFault, RecipientKey, Refusal, RequestId, Secret, SessionId, SessionPlan, SessionReady,
+    Timestamp,
 };
 
 use crate::{
@@ -65,6 +66,8 @@ impl Clock for TestClock {
 pub struct Plane {
     pub recipient: Recipient,
     pub plans: Mutex<Vec<SessionPlan>>,
+    /// What it packed for the last one: the id of the session that began it.
+    pub authority: Mutex<Vec<u8>>,
     /// What it says about targets with other ports.
     pub named: Mutex<Vec<NamedAddress>>,
     /// Kinds of all doors that it was given.
@@ -73,6 +76,10 @@ pub struct Plane {
 }
 
 impl DataPlane for Plane {
+    fn recipient(&self) -> RecipientKey {
+        self.recipient.key().clone()
+    }
+
     fn open(
         &self,
         plan: SessionPlan,
@@ -82,12 +89,20 @@ impl DataPlane for Plane {
             if self.fails.load(Ordering::SeqCst) {
                 return Err(OpenFault("no".into()));
             }
+            let place = Place::Authority { session: plan.session };
+            let authority = match &plan.authority {
+                Some(sealed) => self.recipient.open(sealed, &place).unwrap(),
+                None => Secret::new(plan.session.to_string().into_bytes()),
+            };
+            *self.authority.lock().unwrap() = authority.expose().to_vec();
+            let authority = seal::seal(&authority, &plan.keeper, &place).unwrap();
             self.plans.lock().unwrap().push(plan);
             self.doors.lock().unwrap().extend(doors.into_iter().map(|(door, _)| door));
             Ok(SessionReady {
                 ca_pem: "PEM".into(),
                 recipient: self.recipient.key().clone(),
                 named: self.named.lock().unwrap().clone(),
+                authority,
             })
         })
     }
@@ -261,6 +276,7 @@ role = "dev"
         let broker = Broker::start(config).await.unwrap();
         let plane = Arc::new(Plane {
             recipient: Recipient::generate().unwrap(),
+            authority: Mutex::default(),
             plans: Mutex::default(),
             named: Mutex::default(),
             doors: Mutex::default(),
@@ -330,6 +346,7 @@ pub fn ask_open() -> Open {
         doors: vec![Door::Proxy],
         password_sha256: Some("ab".repeat(32)),
         resumed_from: None,
+        keepsake: None,
         variables: vec!["PATH".into(), "C_KEY".into(), "OPENAI_API_KEY".into()],
         by_hand: false,
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use writ_api::run::Open;
+use writ_api::run::{Open, Opened};
 use writ_audit::{Events, Kind};
 use writ_core::{Clock, LeaseEnd, LeaseState, Level, RefusalKind, Revoked, SessionId, Ttl};
 
@@ -66,8 +66,8 @@ async fn a_stop_ends_every_session_and_settles_its_leases() {
     assert!(life.open_as(&super::harness::ask_open()).await.is_err());
 }
 
-fn resuming(session: SessionId) -> Open {
-    Open { resumed_from: Some(session), ..ask_open() }
+fn resuming(opened: &Opened) -> Open {
+    Open { resumed_from: Some(opened.session), keepsake: Some(opened.keepsake.clone()), ..ask_open() }
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_session_goes_on_in_the_next_life_and_gets_no_more_time() {
     kill(life).await;
     home.clock.pass(Duration::from_secs(60));
     let life = home.life().await;
-    let (second, _attached) = life.open_as(&resuming(first.session)).await.unwrap();
+    let (second, _attached) = life.open_as(&resuming(&first)).await.unwrap();
     assert_eq!(second.expires_at, first.expires_at);
     let record = life.broker.store.session(second.session).await.unwrap().unwrap();
     assert_eq!(record.resumed_from, Some(first.session));
@@ -97,7 +97,7 @@ async fn a_session_goes_on_in_the_next_life_and_gets_no_more_time() {
     kill(life).await;
     home.clock.pass(Duration::from_secs(600));
     let life = home.life().await;
-    let refusal = life.open_as(&resuming(second.session)).await.err().unwrap();
+    let refusal = life.open_as(&resuming(&second)).await.err().unwrap();
     assert_eq!(refusal.kind, RefusalKind::SessionEnded);
 }
 
@@ -107,27 +107,23 @@ async fn what_is_not_ones_own_or_was_ended_on_purpose_does_not_go_on() {
     let life = home.life().await;
     let (of_this_life, _attached) = life.open().await;
     let refused = async |life: &Life, ask: Open| life.open_as(&ask).await.err().map(|refusal| refusal.kind);
-    assert_eq!(
-        refused(&life, resuming(of_this_life.session)).await,
-        Some(RefusalKind::Invalid),
-        "it is alive"
-    );
+    assert_eq!(refused(&life, resuming(&of_this_life)).await, Some(RefusalKind::Invalid), "it is alive");
     let (revoked, _attached) = life.open().await;
     sessions::end(&life.broker, revoked.session, End::Revoked).await.unwrap();
     let (orphan, _attached) = life.open().await;
     kill(life).await;
     let life = home.life().await;
-    assert_eq!(refused(&life, resuming(revoked.session)).await, Some(RefusalKind::Invalid), "revoked");
+    assert_eq!(refused(&life, resuming(&revoked)).await, Some(RefusalKind::Invalid), "revoked");
     let unknown = SessionId::new(writ_core::Timestamp::from_millis(1), &[1; 10]);
-    assert_eq!(refused(&life, resuming(unknown)).await, Some(RefusalKind::Invalid), "unknown");
-    let level = Open { level: Level::Restricted, ..resuming(orphan.session) };
+    assert_eq!(
+        refused(&life, Open { resumed_from: Some(unknown), ..resuming(&orphan) }).await,
+        Some(RefusalKind::Invalid),
+        "unknown"
+    );
+    let level = Open { level: Level::Restricted, ..resuming(&orphan) };
     assert_eq!(refused(&life, level).await, Some(RefusalKind::Invalid), "another level");
     home.write(&home.text("key-file").replace("writ.local/dev/me", "writ.local/dev/other"));
-    assert_eq!(
-        refused(&life, resuming(orphan.session)).await,
-        Some(RefusalKind::Invalid),
-        "another workload"
-    );
+    assert_eq!(refused(&life, resuming(&orphan)).await, Some(RefusalKind::Invalid), "another workload");
     home.write(&home.text("key-file"));
     // Orphans of another person, and one that is of this life by its record.
     let record = life.broker.store.session(orphan.session).await.unwrap().unwrap();
@@ -137,9 +133,50 @@ async fn what_is_not_ones_own_or_was_ended_on_purpose_does_not_go_on() {
         let (at, end) = (home.clock.now(), "orphaned".to_owned());
         let open = Change::OpenSession(SessionRecord { session, ended_at: None, end: None, ..record });
         life.broker.store.apply(vec![open, Change::EndSession { session, at, end }]).await.unwrap();
-        assert_eq!(refused(&life, resuming(session)).await, Some(RefusalKind::Invalid), "{number}");
+        assert_eq!(
+            refused(&life, Open { resumed_from: Some(session), ..resuming(&orphan) }).await,
+            Some(RefusalKind::Invalid),
+            "{number}"
+        );
     }
-    let (again, _attached) = life.open_as(&resuming(orphan.session)).await.unwrap();
+    let (again, _attached) = life.open_as(&resuming(&orphan)).await.unwrap();
     // In the same life it belongs to the life before no more.
-    assert_eq!(refused(&life, resuming(again.session)).await, Some(RefusalKind::Invalid));
+    assert_eq!(refused(&life, resuming(&again)).await, Some(RefusalKind::Invalid));
+}
+
+#[tokio::test]
+async fn the_certificates_go_on_sealed_and_only_by_their_own_keepsake() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let life = home.life().await;
+    let (orphan, _attached) = life.open().await;
+    let (other, _attached) = life.open().await;
+    let (of_another_installation, _attached) = elsewhere.life().await.open().await;
+    assert!(!orphan.keepsake.contains(&orphan.session.to_string()), "it is sealed");
+    kill(life).await;
+    let life = home.life().await;
+    let half = orphan.keepsake[..orphan.keepsake.len() / 2].to_owned();
+    let wrong = [
+        None,
+        Some(String::new()),
+        Some("!".into()),
+        Some(half),
+        Some(other.keepsake),
+        Some(of_another_installation.keepsake),
+    ];
+    for keepsake in wrong {
+        let refusal =
+            life.open_as(&Open { keepsake: keepsake.clone(), ..resuming(&orphan) }).await.err().unwrap();
+        assert_eq!(refusal.kind, RefusalKind::Invalid, "{keepsake:?}");
+        assert!(refusal.detail.ends_with("does not open here"), "{refusal:?}");
+    }
+    let (again, _attached) = life.open_as(&resuming(&orphan)).await.unwrap();
+    assert_eq!(*life.plane.authority.lock().unwrap(), orphan.session.to_string().into_bytes());
+    assert_ne!(again.keepsake, orphan.keepsake);
+    // What was sealed for the old session is not the new one's.
+    kill(life).await;
+    let life = home.life().await;
+    let stale = Open { keepsake: Some(orphan.keepsake), ..resuming(&again) };
+    assert!(life.open_as(&stale).await.is_err());
+    let (_third, _attached) = life.open_as(&resuming(&again)).await.unwrap();
+    assert_eq!(*life.plane.authority.lock().unwrap(), orphan.session.to_string().into_bytes(), "and on");
 }

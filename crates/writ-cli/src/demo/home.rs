@@ -158,7 +158,7 @@ role = "demo"
     pub fn injected(&self, script: &[&str], variable: (&str, &str), confined: bool) -> Result<Ran, Fault> {
         let (program, arguments) = script.split_first().ok_or_else(|| Fault::new("no program", ""))?;
         let mut command = if confined {
-            self.command(&[&["run", "--require", "confined", "--"], script].concat())?
+            self.command(&[&["run", "--fresh", "--require", "confined", "--"], script].concat())?
         } else {
             let mut command = Command::new(program);
             command.args(arguments).current_dir(self.directory.join("work"));
@@ -218,7 +218,8 @@ role = "demo"
         let failed = |error: std::io::Error| Fault::new(format!("writ run: {error}"), "");
         let own = env::current_exe().map_err(failed)?;
         let own = own.to_string_lossy();
-        let mut command = self.command(&[&["--quiet", "run", "--", own.as_ref()], arguments].concat())?;
+        let mut command =
+            self.command(&[&["--quiet", "run", "--fresh", "--", own.as_ref()], arguments].concat())?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
         let stdin = child.stdin.take();
         let stdout = child

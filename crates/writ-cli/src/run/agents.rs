@@ -9,7 +9,8 @@ use crate::env_vars;
 
 /// Files of the `/etc` overlay.
 pub fn etc(process: &ProcessPlan) -> impl Iterator<Item = EtcFile> {
-    let files = managed_settings(&|name| variable(process, name));
+    let files =
+        managed_settings(&|name| variable(process, name), &|path| read(&Path::new("/etc").join(path)));
     files.into_iter().map(|file| EtcFile { path: file.path.into(), content: file.content.as_str().into() })
 }
 
@@ -30,10 +31,14 @@ fn variable(process: &ProcessPlan, name: &str) -> Option<String> {
     found.and_then(|(_, value)| value.os().to_str().map(ToOwned::to_owned))
 }
 
-/// The person's own file, if it is one and not too long.
+/// The person's own file.
 fn existing(path: &'static str) -> Option<Vec<u8>> {
-    let file = File::open(Path::new(&std::env::var_os(env_vars::HOME)?).join(path)).ok()?;
+    read(&Path::new(&std::env::var_os(env_vars::HOME)?).join(path))
+}
+
+/// What is at `path`, if it can be read and is not too long.
+fn read(path: &Path) -> Option<Vec<u8>> {
     let mut content = Vec::new();
-    let length = file.take(AGENT_FILE_MAX as u64 + 1).read_to_end(&mut content).ok()?;
+    let length = File::open(path).ok()?.take(AGENT_FILE_MAX as u64 + 1).read_to_end(&mut content).ok()?;
     (length <= AGENT_FILE_MAX).then_some(content)
 }

@@ -27,24 +27,23 @@ pub struct Bundle {
     pub combined: PathBuf,
     /// The session's alone.
     pub own: PathBuf,
+    /// Both, locked: a daemon removes those that nobody holds.
+    held: [fs::File; 2],
 }
 
 /// Writes both files into the runtime directory.
 pub fn write(paths: &Paths, opened: &Opened) -> Result<Bundle, Fault> {
-    let bundle = Bundle {
-        combined: paths.run.join(format!("bundle-{}.pem", opened.session)),
-        own: paths.run.join(format!("ca-{}.pem", opened.session)),
-    };
+    let combined = paths.run.join(format!("bundle-{}.pem", opened.session));
+    let own = paths.run.join(format!("ca-{}.pem", opened.session));
     let system = system_bundle().and_then(|path| fs::read(path).ok()).unwrap_or_default();
-    let written = create(&bundle.own, &[opened.ca_pem.as_bytes()])
-        .and_then(|()| create(&bundle.combined, &[system.as_slice(), b"\n", opened.ca_pem.as_bytes()]));
-    written.map_err(|error| {
-        Fault::new(
-            format!("{}: {error}", bundle.combined.display()),
-            "free some space in the runtime directory",
-        )
+    let write = || -> io::Result<[fs::File; 2]> {
+        let parts = [system.as_slice(), b"\n", opened.ca_pem.as_bytes()];
+        Ok([create(&own, &[opened.ca_pem.as_bytes()])?, create(&combined, &parts)?])
+    };
+    let held = write().map_err(|error| {
+        Fault::new(format!("{}: {error}", combined.display()), "free some space in the runtime directory")
     })?;
-    Ok(bundle)
+    Ok(Bundle { combined, own, held })
 }
 
 /// Where this system keeps its certificates.
@@ -52,14 +51,17 @@ pub fn system_bundle() -> Option<&'static str> {
     SYSTEM_BUNDLES.iter().copied().find(|path| Path::new(path).is_file())
 }
 
-fn create(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+fn create(path: &Path, parts: &[&[u8]]) -> io::Result<fs::File> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    parts.iter().try_for_each(|part| file.write_all(part))
+    file.lock()?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    Ok(file)
 }
 
 impl Bundle {
-    pub fn remove(&self) {
+    pub fn remove(self) {
         let _ = fs::remove_file(&self.combined);
         let _ = fs::remove_file(&self.own);
+        drop(self.held);
     }
 }

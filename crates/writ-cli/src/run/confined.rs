@@ -14,7 +14,7 @@ use std::{
 use writ_api::run::Opened;
 use writ_core::{CAPTURED_PORTS, Door, Level, PRESETS};
 use writ_run::{
-    Agent, Captured, Doors, EtcFile, NetworkPlan, Plan, Prepared, ProcessPlan, Replacement, Wishes,
+    Agent, Captured, EtcFile, NetworkPlan, Plan, Prepared, ProcessPlan, Replacement, Wishes,
     view::{self, PlanFault},
 };
 
@@ -34,7 +34,6 @@ const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 struct Ready {
     prepared: Prepared,
     session: Session,
-    doors: Doors,
     plan: Plan,
     notes: Vec<String>,
 }
@@ -42,16 +41,15 @@ struct Ready {
 /// Takes every step but the last, or says which one failed.
 pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let network = NetworkPlan { captured: CAPTURED_PORTS.to_vec(), proxy_port: 0 };
-    let (mut prepared, mut doors, captured) = Prepared::new(&network)?;
-    let mut session = Request::for_program(launch.program, launch.args).within(launch.paths, &doors)?;
+    let (mut prepared, doors, captured) = Prepared::new(&network)?;
+    let mut session = Request::for_program(launch.program, launch.args).within(launch.paths, doors)?;
     let late = prepared.bind(&late(&session.opened))?;
-    session.add(&late)?;
-    doors.extend(late);
+    session.add(late)?;
     let process = process(launch, &session.opened, captured)?;
     let wishes = wishes(launch, &session.opened, &process)?;
     let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
     let plan = Plan { view: planned.view, process };
-    Ok(Box::new(Ready { prepared, session, doors, plan, notes: planned.notes }))
+    Ok(Box::new(Ready { prepared, session, plan, notes: planned.notes }))
 }
 
 impl Rung for Ready {
@@ -60,7 +58,7 @@ impl Rung for Ready {
         for note in self.notes.iter().chain(running.notes()) {
             launch.output.say(note);
         }
-        let (agent, keep) = (Agent::Confined(running), Keep::Doors(self.doors));
+        let (agent, keep) = (Agent::Confined(running), Keep::Nothing);
         Ok(Started { level: Level::Confined, agent, session: self.session, keep })
     }
 
@@ -73,7 +71,7 @@ impl Rung for Ready {
     }
 
     fn reaches(&self) -> Vec<String> {
-        let doors = self.doors.iter().map(|(door, _)| match door {
+        let doors = self.session.doors().map(|door| match door {
             Door::Proxy => "an explicit proxy on its loopback".to_owned(),
             Door::Capture { port } => format!("every address at port {port}, captured"),
             Door::DnsUdp | Door::DnsTcp => "names, answered by writ".to_owned(),

@@ -25,6 +25,10 @@ const BUNDLE_VARIABLES: &[&str] = &[
     "CODEX_CA_CERTIFICATE",
     "DENO_CERT",
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "HTTPLIB2_CA_CERTS",
+    // A `cafile` in somebody's npmrc would count instead.
+    "npm_config_cafile",
 ];
 /// Points at the session's certificate alone, which Node adds to its own.
 const EXTRA_VARIABLES: &[&str] = &["NODE_EXTRA_CA_CERTS"];
@@ -151,6 +155,7 @@ mod tests {
             caches: Vec::new(),
             readable: Vec::new(),
             presets: Vec::new(),
+            keepsake: String::new(),
         };
         let inherited = [
             ("OPENAI_API_KEY", "sk-real"),

@@ -60,9 +60,9 @@ pub enum Keep {
     /// Its certificates, its home, and the judge of its connections.
     #[cfg(target_os = "linux")]
     Restricted(super::restricted::Restricted),
-    /// The doors of its network, which a later daemon can serve as well.
+    /// All that it has is in its own view.
     #[cfg(target_os = "linux")]
-    Doors(writ_run::Doors),
+    Nothing,
 }
 
 /// Why a level did not work.
@@ -118,6 +118,9 @@ impl<'a> Launch<'a> {
                 Err(Failed::Step(fault)) => fallen.push((level, fault)),
                 Err(Failed::Fault(fault)) => return Err(below(fault, &fallen)),
             }
+        }
+        if fallen.is_empty() {
+            return Err(Fault::new("--no-confine asks for less than --require", "leave one of them out"));
         }
         let why = reasons(&fallen);
         let next = "see `writ doctor` for what would make it possible, or leave --require out";
@@ -215,7 +218,7 @@ impl Keep {
             #[cfg(target_os = "linux")]
             Self::Restricted(restricted) => restricted.remove(),
             #[cfg(target_os = "linux")]
-            Self::Doors(doors) => drop(doors),
+            Self::Nothing => {}
         }
     }
 }

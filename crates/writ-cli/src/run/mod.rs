@@ -5,7 +5,7 @@
 //!     confined     namespaces and doors ─► open the session on them ─► the view, the environment ─► start
 //!     restricted   a door on loopback, a session behind a password ─► Landlock, seccomp, the judge of connects ─► start
 //!     advisory     a door on loopback, a session behind a password ─► start
-//!   ─► supervise: its end, the session's end, signals, the terminal ─► close the session, end as it ended
+//!   ─► supervise: its end, the session's end, a lost daemon, signals, the terminal ─► close the session, end as it ended
 //! ```
 //!
 //! It holds no key and runs no asynchronous runtime. What stands around the program is made by `writ-run`; here is the conversation
@@ -15,6 +15,7 @@ mod advisory;
 #[cfg(target_os = "linux")]
 mod agents;
 mod bundle;
+mod comeback;
 #[cfg(target_os = "linux")]
 mod confined;
 mod environment;
@@ -51,10 +52,10 @@ pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, 
 fn supervise(launch: Launch<'_>, started: Started) -> Result<ExitStatus, Fault> {
     let published = published(&launch, &started)?;
     let Started { agent, session, keep, .. } = started;
-    let Launch { terminal, job, signals, output, .. } = launch;
-    let on_daemon_gone = &mut || None;
-    let stream = session.stream;
-    let supervisor = Supervisor { agent, terminal, job, signals, stream, published, output, on_daemon_gone };
+    let Launch { terminal, job, signals, output, paths, .. } = launch;
+    let Session { stream, held, .. } = session;
+    let held = Some(held);
+    let supervisor = Supervisor { agent, terminal, job, signals, stream, held, paths, published, output };
     let status = supervisor.run();
     keep.remove();
     status

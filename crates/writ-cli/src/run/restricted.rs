@@ -73,17 +73,13 @@ fn plan(
     let wishes = Wishes {
         directory: process.directory.clone(),
         caches: launch::expand(&session.opened.caches),
-        readable: [bundle.combined.as_path(), &bundle.own]
-            .into_iter()
-            .map(Into::into)
-            .chain(launch.tools())
-            .chain(launch::expand(&session.opened.readable))
-            .collect(),
+        readable: launch.tools().into_iter().chain(launch::expand(&session.opened.readable)).collect(),
         hidden: launch.hidden(),
         home: agents::home(process),
         ..Wishes::default()
     };
-    let asked = Asked { private: private.into(), reachable: vec![door.address], writable: Vec::new() };
+    let own = vec![bundle.combined.as_path().into(), bundle.own.as_path().into()];
+    let asked = Asked { private: private.into(), reachable: vec![door.address], own, writable: Vec::new() };
     let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
     let search = std::env::var_os(env_vars::PATH).unwrap_or_default();
     restricted::plan(&Facts::gather(&process.directory, &home, &search), &wishes, &asked)

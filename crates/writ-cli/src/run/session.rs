@@ -1,4 +1,4 @@
-//! The launcher's end of `run.sock`: opening a session on doors, and adding doors to it.
+//! The launcher's end of `run.sock`: opening a session on doors, adding doors to it, and opening it anew at another daemon.
 
 use std::{
     io::Write,
@@ -7,14 +7,16 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
 };
 
 use aws_lc_rs::{digest, rand};
+use rustix::net::getsockname;
 use writ_api::{
     VERSION, frame,
     run::{FromBroker, FromLauncher, Open, Opened},
 };
-use writ_core::{Door, Level, RoleName, Ttl};
+use writ_core::{Door, Level, RoleName, SessionId, Timestamp, Ttl};
 
 use super::program::Program;
 use crate::{args, client, fault::Fault, paths::Paths};
@@ -30,7 +32,22 @@ pub struct Request {
 pub struct Session {
     pub stream: UnixStream,
     pub opened: Opened,
+    pub held: Held,
 }
+
+/// What it takes to go on with a session at another daemon: the same doors, and what they were opened with. Dropped, nobody holds
+/// the doors open but the daemon.
+#[derive(Debug)]
+pub struct Held {
+    open: Open,
+    expires_at: Timestamp,
+    first: Doors,
+    /// Those that were added.
+    late: Doors,
+}
+
+/// They outlive the daemon that serves them.
+type Doors = Vec<(Door, Arc<OwnedFd>)>;
 
 /// A door on the host's loopback, behind a password: all that sessions below `confined` have.
 #[derive(Debug)]
@@ -60,6 +77,7 @@ impl Request {
             doors: Vec::new(),
             password_sha256: None,
             resumed_from: None,
+            keepsake: None,
             variables: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
             by_hand,
         };
@@ -75,38 +93,97 @@ impl Request {
             password_sha256: Some(hex(hashed.as_ref())),
             ..self.open.clone()
         };
-        Session::open(paths, open, &[door.listener.as_fd()])
+        let listener = door.listener.try_clone();
+        let listener = listener.map_err(|error| Fault::new(error.to_string(), "close some files"))?;
+        Session::open(paths, open, vec![(Door::Proxy, Arc::new(listener.into()))])
     }
 
     /// Opens a session on doors that nobody else can reach.
     #[cfg(target_os = "linux")]
-    pub fn within(&self, paths: &Paths, doors: &[(Door, OwnedFd)]) -> Result<Session, Fault> {
-        let (names, sockets) = apart(doors);
+    pub fn within(&self, paths: &Paths, doors: Vec<(Door, OwnedFd)>) -> Result<Session, Fault> {
+        let names = doors.iter().map(|(door, _)| door.clone()).collect();
         let open = Open { level: Level::Confined, doors: names, ..self.open.clone() };
-        Session::open(paths, open, &sockets)
+        Session::open(paths, open, shared(doors))
     }
 }
 
 impl Session {
-    fn open(paths: &Paths, open: Open, doors: &[BorrowedFd<'_>]) -> Result<Self, Fault> {
-        let mut stream = client::connect(paths, &paths.run_socket())?;
-        send(&mut stream, &FromLauncher::Open(open), doors)?;
-        match frame::read(&mut stream)? {
-            FromBroker::Opened(opened) => Ok(Self { stream, opened }),
-            FromBroker::Refused(refusal) => Err(refusal.into()),
-            _ => Err(Fault::new("the daemon answered another question", "run: writ stop")),
-        }
+    fn open(paths: &Paths, open: Open, doors: Doors) -> Result<Self, Fault> {
+        Self::open_on(client::connect(paths, &paths.run_socket())?, open, doors)
+    }
+
+    fn open_on(mut stream: UnixStream, open: Open, doors: Doors) -> Result<Self, Fault> {
+        send(&mut stream, &FromLauncher::Open(open.clone()), &apart(&doors).1)?;
+        let opened: Opened = match frame::read(&mut stream)? {
+            FromBroker::Opened(opened) => opened,
+            FromBroker::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(Fault::new("the daemon answered another question", "run: writ stop")),
+        };
+        let (resumed_from, keepsake) = (Some(opened.session), Some(opened.keepsake.clone()));
+        let open = Open { resumed_from, keepsake, ..open };
+        let held = Held { open, expires_at: opened.expires_at, first: doors, late: Doors::new() };
+        Ok(Self { stream, opened, held })
     }
 
     /// Adds doors whose addresses only the answer to the opening told.
     #[cfg(target_os = "linux")]
-    pub fn add(&mut self, doors: &[(Door, OwnedFd)]) -> Result<(), Fault> {
-        if doors.is_empty() {
-            return Ok(());
-        }
-        let (doors, sockets) = apart(doors);
-        send(&mut self.stream, &FromLauncher::Doors { doors }, &sockets)
+    pub fn add(&mut self, doors: Vec<(Door, OwnedFd)>) -> Result<(), Fault> {
+        self.add_shared(shared(doors))
     }
+
+    fn add_shared(&mut self, doors: Doors) -> Result<(), Fault> {
+        if !doors.is_empty() {
+            let (names, sockets) = apart(&doors);
+            send(&mut self.stream, &FromLauncher::Doors { doors: names }, &sockets)?;
+        }
+        self.held.late.extend(doors);
+        Ok(())
+    }
+
+    /// What its doors are.
+    pub fn doors(&self) -> impl Iterator<Item = &Door> {
+        self.held.first.iter().chain(&self.held.late).map(|(door, _)| door)
+    }
+}
+
+impl Held {
+    /// Opens a session that goes on with this one. A door that the configuration has no place for any more is closed.
+    pub fn reopen(&self, paths: &Paths) -> Result<Session, Fault> {
+        // A daemon that does not come up has decided nothing about this session.
+        let stream = client::connect(paths, &paths.run_socket());
+        let stream = stream.map_err(|fault| Fault { kind: None, ..fault })?;
+        let mut session = Session::open_on(stream, self.open.clone(), self.first.clone())?;
+        let still = |(door, socket): &&(Door, Arc<OwnedFd>)| allows(&session.opened, door, socket);
+        let late = self.late.iter().filter(still).cloned().collect();
+        session.add_shared(late)?;
+        Ok(session)
+    }
+
+    /// Which session it was.
+    pub fn session(&self) -> Option<SessionId> {
+        self.open.resumed_from
+    }
+
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+}
+
+/// Whether a session has a door there, of those that come after its opening.
+fn allows(opened: &Opened, door: &Door, socket: &OwnedFd) -> bool {
+    let at = getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    match (door, at) {
+        (Door::Local { port }, _) => opened.local.contains(port),
+        (Door::Named { authority }, Some(at)) => {
+            let named = opened.named.iter().find(|named| named.authority == *authority);
+            named.is_some_and(|named| named.addresses.contains(&at.ip()))
+        }
+        _ => false,
+    }
+}
+
+fn shared(doors: Vec<(Door, OwnedFd)>) -> Doors {
+    doors.into_iter().map(|(door, socket)| (door, Arc::new(socket))).collect()
 }
 
 impl PasswordDoor {
@@ -132,7 +209,7 @@ impl PasswordDoor {
     }
 }
 
-fn apart(doors: &[(Door, OwnedFd)]) -> (Vec<Door>, Vec<BorrowedFd<'_>>) {
+fn apart(doors: &[(Door, Arc<OwnedFd>)]) -> (Vec<Door>, Vec<BorrowedFd<'_>>) {
     doors.iter().map(|(door, socket)| (door.clone(), socket.as_fd())).unzip()
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   program   stopped ─► we stop, as a shell's job does        ended ─► its status is ours
 //!   signals   what is sent to us is meant for the program
-//!   broker    said ─► printed     ended ─► TERM, a grace, KILL     gone ─► somebody may bring another
+//!   broker    said ─► printed     ended ─► TERM, a grace, KILL     gone ─► another is sought (comeback)
 //!   ports     a caller ─► relayed into the program's network
 //! ```
 //!
@@ -24,6 +24,7 @@ use writ_api::{
     frame,
     run::{FromBroker, FromLauncher},
 };
+use writ_core::SessionId;
 use writ_run::{Agent, Event, Job, Published, Terminal};
 use writ_sys::{
     SignalQueue,
@@ -31,9 +32,15 @@ use writ_sys::{
     signals::{Received, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH},
 };
 
+use super::{
+    Session,
+    comeback::{Comeback, News},
+    session::Held,
+};
 use crate::{
     fault::{EXIT_WRIT_FAILED, Fault},
     output::Output,
+    paths::Paths,
 };
 
 /// How long a program may take to end after its session was ended, before it is killed.
@@ -61,14 +68,15 @@ pub struct Supervisor<'a> {
     pub stream: UnixStream,
     pub published: Vec<Published>,
     pub output: Output,
-    /// The daemon is gone. Whoever can opens the session again, at another daemon, and returns its stream.
-    pub on_daemon_gone: &'a mut dyn FnMut() -> Option<UnixStream>,
+    /// What it takes to go on at another daemon; `None` once the session is over.
+    pub held: Option<Held>,
+    pub paths: &'a Paths,
 }
 
 impl Supervisor<'_> {
     /// Waits for the program's end, tells the broker, and returns the program's status.
     pub fn run(self) -> Result<ExitStatus, Fault> {
-        let mut watch = Watch { run: self, connected: true, ending: None };
+        let mut watch = Watch { run: self, connected: true, comeback: None, ending: None };
         let watched = watch.wait();
         let mut run = watch.run;
         let status = watched.map_err(|error| {
@@ -86,6 +94,8 @@ impl Supervisor<'_> {
 struct Watch<'a> {
     run: Supervisor<'a>,
     connected: bool,
+    /// The daemon was lost, and another is sought.
+    comeback: Option<(SessionId, Comeback)>,
     /// The session is over: when the program is killed, [`END_GRACE`] after it was asked to end.
     ending: Option<Instant>,
 }
@@ -94,21 +104,26 @@ struct Watch<'a> {
 struct Ready {
     signals: bool,
     stream: bool,
+    comeback: bool,
     published: Vec<bool>,
 }
 
 impl Watch<'_> {
     fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.pass_signals(true)?;
         loop {
             if let Some(status) = self.events()? {
                 return Ok(status);
             }
             let Some(ready) = self.poll()? else { continue };
             if ready.signals {
-                self.pass_signals()?;
+                self.pass_signals(false)?;
             }
             if ready.stream {
                 self.listen();
+            }
+            if ready.comeback {
+                self.go_on();
             }
             self.publish(&ready.published);
             if self.ending.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -124,9 +139,9 @@ impl Watch<'_> {
         let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut polled = vec![watched(run.agent.as_fd()), watched(run.signals.as_fd())];
         polled.extend(run.published.iter().map(|port| watched(port.as_fd())));
-        if self.connected {
-            polled.push(watched(run.stream.as_fd()));
-        }
+        // Either of the two: who seeks another daemon has lost the stream.
+        let comeback = self.comeback.as_ref().map(|(_, comeback)| comeback.as_fd());
+        polled.extend(comeback.or_else(|| self.connected.then(|| run.stream.as_fd())).map(watched));
         let left = self.ending.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut polled, left.as_ref()) {
@@ -136,7 +151,9 @@ impl Watch<'_> {
         let mut seen = polled.iter().skip(1).map(|fd| !fd.revents().is_empty());
         let signals = seen.next().unwrap_or_default();
         let published = seen.by_ref().take(run.published.len()).collect();
-        Ok(Some(Ready { signals, published, stream: seen.next().unwrap_or_default() }))
+        let last = seen.next().unwrap_or_default();
+        let seeks = self.comeback.is_some();
+        Ok(Some(Ready { signals, published, stream: last && !seeks, comeback: last && seeks }))
     }
 
     /// The program's status, when it has ended.
@@ -151,10 +168,12 @@ impl Watch<'_> {
         Ok(None)
     }
 
-    fn pass_signals(&mut self) -> io::Result<()> {
+    /// `early`: a key that was pressed before there was a program has not reached it.
+    fn pass_signals(&mut self, early: bool) -> io::Result<()> {
         let run = &mut self.run;
+        let shared = !early && !run.terminal.is_own_group();
         while let Some(Received { signal, from_kernel }) = run.signals.next_received()? {
-            let has_it = from_kernel && !run.terminal.is_own_group() && TO_THE_GROUP.contains(&signal);
+            let has_it = from_kernel && shared && TO_THE_GROUP.contains(&signal);
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),
@@ -174,16 +193,46 @@ impl Watch<'_> {
                 self.end();
             }
             Ok(_) => {}
-            Err(_) => match (self.run.on_daemon_gone)() {
-                Some(stream) => self.run.stream = stream,
-                None => {
-                    self.run.output.say(
-                        "the daemon is gone: the program keeps running, but no request with a credential passes any more",
-                    );
-                    self.connected = false;
-                }
-            },
+            Err(_) => self.lost(),
         }
+    }
+
+    /// The daemon is gone: another is sought, if the session may go on.
+    fn lost(&mut self) {
+        self.connected = false;
+        let Some(held) = self.run.held.take() else { return };
+        let Some(session) = held.session() else { return };
+        match Comeback::begin(self.run.paths, held) {
+            Ok(comeback) => self.comeback = Some((session, comeback)),
+            Err(error) => self.stays_lost(&error.to_string()),
+        }
+    }
+
+    fn go_on(&mut self) {
+        while let Some((session, news)) =
+            self.comeback.as_ref().and_then(|(session, comeback)| Some((*session, comeback.next()?)))
+        {
+            match news {
+                News::Said(text) => self.run.output.say(&text),
+                News::Back(back) => {
+                    let Session { stream, opened, held } = *back;
+                    self.run.output.say(&format!(
+                        "the daemon came back: the session {session} goes on as {}",
+                        opened.session
+                    ));
+                    (self.run.stream, self.run.held) = (stream, Some(held));
+                    (self.connected, self.comeback) = (true, None);
+                }
+                News::Over(why) => self.stays_lost(&why),
+            }
+        }
+    }
+
+    fn stays_lost(&mut self, why: &str) {
+        self.comeback = None;
+        self.run.output.say(&format!(
+            "the daemon is gone ({why}): the program keeps running, but no request with a credential passes any more"
+        ));
     }
 
     /// Asks the program to end, also one that is stopped.
@@ -191,6 +240,7 @@ impl Watch<'_> {
         let _ = self.run.agent.signal(SIGTERM);
         let _ = self.run.agent.signal(SIGCONT);
         self.connected = false;
+        self.run.held = None;
         self.ending = Some(Instant::now() + END_GRACE);
     }
 

@@ -11,6 +11,8 @@ mod outcomes;
 #[cfg(test)]
 mod relays;
 #[cfg(test)]
+mod resumed;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{stderr, stdin, stdout};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::termios::ttyname;
 
 use super::plan::TOOLCHAINS;
 use crate::view::facts::{Credential, known_credentials};
@@ -22,6 +26,8 @@ pub struct Facts {
     pub(crate) work: WorkTree,
     /// Files of credentials in the home.
     pub(crate) credentials: Vec<Credential>,
+    /// The terminals that the program is given anyway, by name.
+    pub terminals: Vec<PathBuf>,
     /// The lines of git's settings that are copied.
     pub git: Vec<String>,
     /// The entries of `/etc` that hold no secret.
@@ -43,6 +49,7 @@ impl Facts {
         Self {
             homes: homes(),
             credentials: known_credentials(&home),
+            terminals: terminals(),
             git: git_settings(&home),
             etc: etc(Path::new("/etc")),
             search_path: std::env::split_paths(search_path)
@@ -92,6 +99,17 @@ const GIT_PLAIN: &[(&str, &str)] = &[
     ("[merge]", "conflictStyle"),
     ("[rebase]", "autoStash"),
 ];
+
+fn terminals() -> Vec<PathBuf> {
+    let streams = [
+        stdin().as_fd().try_clone_to_owned(),
+        stdout().as_fd().try_clone_to_owned(),
+        stderr().as_fd().try_clone_to_owned(),
+    ];
+    let names = streams.into_iter().flatten().filter_map(|stream| ttyname(stream, Vec::new()).ok());
+    let names: BTreeSet<_> = names.map(|name| PathBuf::from(OsStr::from_bytes(name.as_bytes()))).collect();
+    names.into_iter().collect()
+}
 
 fn homes() -> Vec<PathBuf> {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();

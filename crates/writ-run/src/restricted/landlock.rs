@@ -99,12 +99,12 @@ fn verify() -> Result<(), StepFault> {
 
 fn rights(access: Access) -> BitFlags<AccessFs> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let all = AccessFs::from_all(HANDLED) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    let all = AccessFs::from_all(HANDLED) & !(AccessFs::MakeChar | AccessFs::MakeBlock);
     match access {
         Access::List => AccessFs::ReadDir.into(),
         Access::Read => read,
         Access::Execute => read | AccessFs::Execute,
-        Access::Share => all & !BitFlags::from(AccessFs::Execute),
+        Access::Share => all & !(AccessFs::Execute | AccessFs::IoctlDev),
         Access::Own => all,
         Access::Device => read | AccessFs::WriteFile | AccessFs::IoctlDev,
     }

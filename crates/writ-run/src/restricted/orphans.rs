@@ -5,7 +5,8 @@
 //! its connects could not be judged otherwise.
 //!
 //! The launcher has other children, such as a daemon that it started. The session's own are told from them by what they cannot
-//! shed: more system call filters than we have ourselves.
+//! shed: more system call filters than we have ourselves. Those that ended are reaped now and then, so that a long run does not
+//! fill the system's table of processes; the program itself is its starter's to wait for.
 
 use std::fs;
 
@@ -18,13 +19,29 @@ const ROUNDS_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphans {
     ours: u32,
+    /// The session's first process, which is not ours to reap.
+    first: Option<Pid>,
 }
 
 impl Orphans {
     /// Adopts from now on.
     pub(super) fn adopt() -> std::io::Result<Self> {
         set_child_subreaper(Some(rustix::process::getpid()))?;
-        Ok(Self { ours: filters("self").unwrap_or(0) })
+        Ok(Self { ours: filters("self").unwrap_or(0), first: None })
+    }
+
+    /// Without this one, as long as it is our child.
+    pub(super) fn except(self, first: Pid) -> Self {
+        Self { first: Some(first), ..self }
+    }
+
+    /// Reaps those that ended.
+    pub(super) fn reap(self) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let ours = children().into_iter().filter(|pid| Some(*pid) != self.first && self.is_orphan(*pid));
+        for pid in ours {
+            let _ = waitid(WaitId::Pid(pid), options);
+        }
     }
 
     /// Kills all children of ours that are filtered more than we are, and theirs.

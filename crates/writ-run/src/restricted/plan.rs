@@ -6,7 +6,7 @@
 //! ```text
 //!   system        read, execute           /usr /bin /lib… /opt /nix; /etc by entry, without password hashes, host and private keys
 //!   kernel        read                    /proc /sys: other processes' memory and environment stay closed, see `landlock`
-//!   devices       by name                 null zero full random urandom tty ptmx pts shm; no disks, for uid 0 either
+//!   devices       by name                 null zero full random urandom shm, our own terminal; no disks, for uid 0 either
 //!   work tree     read, write, execute    with the common directory of a linked git worktree; declared caches and paths
 //!   home          a fresh directory       below this run's own directory, and `HOME` says so
 //!   toolchains    read, execute           in the real home, by name; links in the fresh home lead there
@@ -19,7 +19,9 @@
 //! *know* (an agent's settings, placeholders) is seeded: [`HomeFile`](crate::HomeFile).
 //!
 //! What cannot be had at this level: the project's own `writ.toml` stays writable (trust in it is bound to its hash), `/tmp`
-//! is not there (`TMPDIR` is), and `stat` and `chmod` are not Landlock's business.
+//! is not there (`TMPDIR` is), and `stat` and `chmod` are not Landlock's business. New terminals cannot be opened (tmux, `script`):
+//! they lie among those of the person's other windows, in which passwords are typed. Who needs them more declares
+//! `/dev/pts` writable.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ pub struct Asked {
     pub private: RawPath,
     /// TCP addresses on the host that may be reached: the session's proxy.
     pub reachable: Vec<SocketAddr>,
+    /// Files of this session's own that are readable, such as its certificates: they may lie in what is hidden otherwise.
+    pub own: Vec<RawPath>,
     /// Paths that are writable besides, as the person's configuration declares.
     pub writable: Vec<RawPath>,
 }
@@ -95,8 +99,8 @@ pub enum PlanFault {
 /// Decides what is opened. It reads nothing: what it knows of the machine is in `facts`.
 ///
 /// # Errors
-/// [`PlanFault::Exposes`] if the work tree, a cache or a declared path holds the home directory, a place of credentials or one of
-/// writ's own directories, or lies in a place of credentials.
+/// [`PlanFault::Exposes`] if the work tree, a cache or a declared writable path holds the home directory, a place of credentials or
+/// one of writ's own directories, or lies in a place of credentials. What is only to be read is left out then, with a note.
 pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedPlan, PlanFault> {
     let guard = Guard::of(facts, wishes);
     let mut planned = Planned::default();
@@ -105,6 +109,9 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
     }
     for (tree, access) in KERNEL.iter().chain(DEVICES).chain(STATE) {
         planned.allow(*tree, *access);
+    }
+    for terminal in &facts.terminals {
+        planned.allow(terminal.clone(), Access::Device);
     }
     for entry in &facts.etc {
         planned.allow(entry.clone(), Access::Read);
@@ -120,13 +127,10 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
     for path in wishes.caches.iter().chain(&asked.writable) {
         planned.allow(guard.admit(path)?, Access::Own);
     }
-    for path in &wishes.readable {
-        planned.allow(guard.admit(path)?, Access::Execute);
-    }
-    for path in &facts.search_path {
+    for path in wishes.readable.iter().map(|path| &path.0).chain(&facts.search_path) {
         match guard.admit(path) {
             Ok(path) => planned.allow(path, Access::Execute),
-            Err(fault) => planned.notes.push(format!("a directory of PATH is left out: {fault}")),
+            Err(fault) => planned.notes.push(format!("left out: {fault}")),
         }
     }
     let home = asked.private.join("home");
@@ -134,6 +138,9 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
         let place = facts.home.join(name);
         planned.allow(place.clone(), Access::Execute);
         planned.links.push((RawPath(name.clone()), RawPath(place)));
+    }
+    for file in &asked.own {
+        planned.allow(file.0.clone(), Access::Read);
     }
     planned.allow(asked.private.0.clone(), Access::Own);
     Ok(RestrictedPlan {
@@ -238,6 +245,7 @@ const SYSTEM: &[&str] = &[
     "/opt",
     "/nix",
     "/gnu",
+    "/home/linuxbrew/.linuxbrew",
     "/run/current-system",
     "/run/opengl-driver",
     "/etc/alternatives",
@@ -266,8 +274,6 @@ const DEVICES: &[(&str, Access)] = &[
     ("/dev/random", Access::Device),
     ("/dev/urandom", Access::Device),
     ("/dev/tty", Access::Device),
-    ("/dev/ptmx", Access::Device),
-    ("/dev/pts", Access::Device),
     ("/dev/shm", Access::Share),
 ];
 
@@ -396,7 +402,11 @@ mod tests {
             let one = || vec![RawPath::from(tree)];
             let fault = |wishes, asked| planned("/home/ada/p", wishes, asked).unwrap_err();
             fault(Wishes { caches: one(), ..Wishes::default() }, Asked::default());
-            fault(Wishes { readable: one(), ..Wishes::default() }, Asked::default());
+            let plan =
+                planned("/home/ada/p", Wishes { readable: one(), ..Wishes::default() }, Asked::default());
+            let plan = plan.unwrap();
+            assert!(!plan.allowed.iter().any(|one| *one.path == *Path::new(tree)), "{tree}");
+            assert!(plan.notes.iter().any(|note| note.contains(tree)), "{tree}");
             fault(Wishes::default(), Asked { writable: one(), ..Asked::default() });
         }
         assert_eq!(
@@ -414,7 +424,9 @@ mod tests {
             seed: Seeding::Always,
         };
         let wishes = Wishes { home: vec![file(".claude.json")], ..Wishes::default() };
-        let plan = planned("/home/ada/p", wishes, Asked::default()).unwrap();
+        let certificates = "/run/user/1000/writ/bundle.pem";
+        let asked = Asked { own: vec![certificates.into()], ..Asked::default() };
+        let plan = planned("/home/ada/p", wishes, asked).unwrap();
         let access = |path: &str| -> Vec<Access> {
             plan.allowed.iter().filter(|one| *one.path == *Path::new(path)).map(|one| one.access).collect()
         };
@@ -423,6 +435,7 @@ mod tests {
         assert_eq!(access("/home/ada/.cargo/bin"), [Access::Execute]);
         assert_eq!(access("/home/ada/tools/bin"), [Access::Execute]);
         assert_eq!(access("/etc"), [Access::List]);
+        assert_eq!(access(certificates), [Access::Read]);
         for path in ["/", "/home", "/home/ada", "/tmp", "/run", "/var", "/dev"] {
             assert_eq!(access(path), [], "{path}");
         }

@@ -8,12 +8,13 @@ use super::{Asked, Facts, plan, start};
 use crate::stage::Stage;
 use crate::{Bytes, ProcessPlan, RawPath, Step, StepFault, Terminal, Wishes};
 
-/// Starts a program that does nothing, with everything that a run has, and ends it. `private` is a directory of ours that does
-/// not exist yet; it is gone afterwards.
+/// Starts a program that does nothing, with everything that a run has, and ends it. What it needs is made in `within`, a directory
+/// that only we can write, and is gone afterwards.
 ///
 /// # Errors
 /// The step that this machine refuses.
-pub fn probe(private: &Path) -> Result<(), StepFault> {
+pub fn probe(within: &Path) -> Result<(), StepFault> {
+    let private = &within.join(format!("probe-{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(private).map_err(StepFault::at(Step::Home, "for the probe"))?;
     let outcome = run(private);
     let removed = std::fs::remove_dir_all(private).map_err(StepFault::at(Step::Home, "after the probe"));

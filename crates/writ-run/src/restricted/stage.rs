@@ -58,8 +58,11 @@ fn prepare(task: OwnedFd, launcher: &Channel) -> Result<inner::Program, StepFaul
     let Task { process, plan } = unseal(task)?;
     let program = inner::Program::of(&process)?;
     inner::lead_group(process.terminal)?;
-    chdir(&*process.directory)
-        .map_err(StepFault::at(Step::WorkTree, process.directory.display().to_string()))?;
+    // A directory that is not named is the one we are in.
+    if !process.directory.as_os_str().is_empty() {
+        chdir(&*process.directory)
+            .map_err(StepFault::at(Step::WorkTree, process.directory.display().to_string()))?;
+    }
     give_up().map_err(StepFault::at(Step::Capabilities, "of the program"))?;
     inner::take_foreground(process.terminal)?;
     landlock::enforce(&plan.allowed)?;

@@ -8,6 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 use super::RestrictedPlan;
 use super::orphans::Orphans;
 use super::stage::{Task, Word};
@@ -42,7 +44,7 @@ pub fn start(process: &ProcessPlan, plan: &RestrictedPlan) -> Result<(Child, Sup
         writ_sys::die_with_parent(&mut command).spawn().map_err(StepFault::at(Step::Spawn, "the stage"))?;
     // Its end of the socket is held by the command too.
     drop(command);
-    match follow(&channel, plan, orphans) {
+    match follow(&channel, plan, orphans.except(Pid::from_child(&child))) {
         Ok(supervisor) => Ok((child, supervisor)),
         Err(fault) => {
             let _ = (child.kill(), child.wait());

@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fcntl_getfl, open, openat2};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto, sockopt};
@@ -42,6 +42,8 @@ use super::servers::{Place, Server, Servers};
 
 /// The most connects that may be waiting for their servers at a time.
 const CONNECTING_MAX: usize = 128;
+/// How long nothing has happened when ended orphans are reaped.
+const REAPING: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// Of a thread that makes one call.
 const STACK: usize = 128 * 1024;
 
@@ -65,8 +67,9 @@ impl Supervisor {
             connecting: Mutex::new(0),
             done: Condvar::new(),
         });
-        let thread =
-            thread::Builder::new().name("connect-judge".into()).spawn(move || serve(&bench, &stopped))?;
+        let thread = thread::Builder::new()
+            .name("connect-judge".into())
+            .spawn(move || serve(&bench, &stopped, orphans))?;
         Ok(Self { stop: Some(stop), thread: Some(thread), orphans })
     }
 
@@ -100,10 +103,14 @@ struct Bench {
     done: Condvar,
 }
 
-fn serve(bench: &Arc<Bench>, stopped: &io::PipeReader) {
+fn serve(bench: &Arc<Bench>, stopped: &io::PipeReader, orphans: Orphans) {
     loop {
         let mut polled = [PollFd::new(&bench.listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match poll(&mut polled, None) {
+        match poll(&mut polled, Some(&REAPING)) {
+            Ok(0) => {
+                orphans.reap();
+                continue;
+            }
             Err(Errno::INTR) => continue,
             Err(_) => return,
             Ok(_) => {}

@@ -388,6 +388,14 @@ mod tests {
         let replacements = [replacement("gh_writ_1", &["gh"]), replacement("ghp_writ_2", &["ghp_", ""])];
         let copy = copy(form, content.as_bytes(), &replacements);
         let copy = copy.map_or("absent".to_owned(), |copy| String::from_utf8(copy).unwrap());
+        // Whether members keep their order is a matter of what else is linked.
+        let copy = match serde_json::from_str::<serde_json::Value>(&copy) {
+            Ok(mut value) if form == Form::Json => {
+                value.sort_all_objects();
+                format!("{value:#}")
+            }
+            _ => copy,
+        };
         assert!(!copy.contains("SECRET"), "{copy}");
         expected.assert_eq(&copy);
     }

@@ -1,3 +1,6 @@
+//! The plan as data: hostile names, distributions of certificates, and what the person is told. Absent: what a plan does, which
+//! `tests/view.rs` proves in real namespaces.
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 

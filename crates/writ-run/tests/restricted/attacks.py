@@ -236,6 +236,12 @@ def launcher():
     return True
 
 
+def terminal(path):
+    """Another window of the person's."""
+    with open(os.open(path, os.O_RDWR | os.O_NOCTTY), "wb", buffering=0) as window:
+        return window.write(b"x") == 1
+
+
 def mount():
     os.makedirs("mounted", exist_ok=True)
     if libc.mount(b"none", b"mounted", b"tmpfs", 0, None) != 0:
@@ -305,6 +311,7 @@ ATTACKS = {
     "reuse": reuse,
     "flip": flip,
     "exchange": exchange,
+    "terminal": terminal,
     "mount": mount,
     "capable": capable,
     "descriptors": descriptors,

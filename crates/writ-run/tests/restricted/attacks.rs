@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     ("unix_sockets_of_the_host", unix_sockets_of_the_host),
     ("other_ways_to_connect", other_ways_to_connect),
     ("memory_that_changes_while_it_is_judged", races),
+    ("other_terminals", other_terminals),
     ("privileges", privileges),
     ("nothing_is_inherited", nothing_is_inherited),
 ];
@@ -103,6 +104,17 @@ fn races() {
     let (good, bad) = (host.proxy.port().to_string(), host.service.port().to_string());
     held(&host, &["flip", &good, &bad]);
     held(&host, &["exchange", &good, &bad]);
+}
+
+fn other_terminals() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let host = Host::new();
+    let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&window).unwrap();
+    unlockpt(&window).unwrap();
+    let name = ptsname(&window, Vec::new()).unwrap();
+    held(&host, &["terminal", name.to_str().unwrap()]);
 }
 
 fn privileges() {

@@ -8,7 +8,8 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -20,6 +21,15 @@ const SCRIPTS: &[(&str, &str)] =
 /// The system's own; others may lie in a home.
 pub const PYTHON: &str = "/usr/bin/python3";
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// How long a program may take for one word.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Questions {
+    seen: Mutex<Vec<u8>>,
+    more: Condvar,
+}
 
 pub struct Host {
     pub root: TempDir,
@@ -35,7 +45,7 @@ pub struct Host {
     pub unix_in_work_tree: PathBuf,
     pub unix_datagram: PathBuf,
     /// What the proxy was asked.
-    asked: Arc<Mutex<Vec<u8>>>,
+    asked: Arc<Questions>,
     victim: Child,
     _held: UnixDatagram,
 }
@@ -63,7 +73,7 @@ impl Host {
             fs::write(at("scripts/x").with_file_name(name), text).unwrap();
         }
         let (proxy, other) = pair();
-        let abstract_name = format!("writ-host-{}", std::process::id());
+        let abstract_name = format!("writ-host-{}-{}", std::process::id(), number());
         let address = UnixAddress::from_abstract_name(&abstract_name).unwrap();
         greet_unix(UnixListener::bind_addr(&address).unwrap());
         let [unix, unix_in_work_tree, unix_datagram] =
@@ -106,7 +116,8 @@ impl Host {
         let facts = Facts::gather(&self.path("home/project"), &self.path("home"), OsStr::new(PATH));
         let (hidden, readable) = (vec![self.path("state").into()], vec![self.path("scripts").into()]);
         let wishes = Wishes { hidden, readable, ..wishes.clone() };
-        let asked = Asked { private: private.into(), reachable: vec![self.proxy], writable: vec![] };
+        let asked =
+            Asked { private: private.into(), reachable: vec![self.proxy], own: vec![], writable: vec![] };
         restricted::plan(&facts, &wishes, &asked).unwrap()
     }
 
@@ -131,9 +142,7 @@ impl Host {
     }
 
     pub fn start(&self, program: &str, arguments: &[&str]) -> Result<(Child, Supervisor), StepFault> {
-        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let private = self.path(&format!("private/{number}"));
+        let private = self.path(&format!("private/{}", number()));
         fs::create_dir(&private).unwrap();
         restricted::start(&self.process(program, arguments), &self.plan(&private, &Wishes::default()))
     }
@@ -152,8 +161,13 @@ impl Host {
         command.env_clear().env("PATH", PATH).env("HOME", self.path("home")).status().unwrap()
     }
 
-    pub fn asked(&self) -> String {
-        String::from_utf8_lossy(&self.asked.lock().unwrap()).into_owned()
+    /// Waits until the proxy was asked this, so often.
+    pub fn was_asked(&self, words: &str, times: usize) {
+        let (seen, more) = (&self.asked.seen, &self.asked.more);
+        let count = |seen: &[u8]| String::from_utf8_lossy(seen).matches(words).count();
+        let (seen, _) =
+            more.wait_timeout_while(seen.lock().unwrap(), PATIENCE, |seen| count(seen) < times).unwrap();
+        assert!(count(&seen) >= times, "{words:?} is not in {}", String::from_utf8_lossy(&seen));
     }
 
     pub fn script(&self, name: &str) -> String {
@@ -167,6 +181,12 @@ impl Drop for Host {
     }
 }
 
+/// Another one each time.
+fn number() -> usize {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Two addresses with one port.
 fn pair() -> (TcpListener, TcpListener) {
     loop {
@@ -177,7 +197,7 @@ fn pair() -> (TcpListener, TcpListener) {
     }
 }
 
-fn greet(listener: TcpListener, word: &'static [u8], asked: &Arc<Mutex<Vec<u8>>>) -> SocketAddr {
+fn greet(listener: TcpListener, word: &'static [u8], asked: &Arc<Questions>) -> SocketAddr {
     let asked = Arc::clone(asked);
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -187,11 +207,13 @@ fn greet(listener: TcpListener, word: &'static [u8], asked: &Arc<Mutex<Vec<u8>>>
                 let mut stream = stream.unwrap();
                 let _ = stream.write_all(word);
                 // What the peer sends is read, so that its end is not a reset.
-                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let _ = stream.shutdown(std::net::Shutdown::Write);
-                let mut bytes = Vec::new();
-                let _ = stream.read_to_end(&mut bytes);
-                asked.lock().unwrap().extend(bytes);
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    asked.seen.lock().unwrap().extend(&bytes[..length]);
+                    asked.more.notify_all();
+                }
             });
         }
     });

@@ -10,6 +10,14 @@
 //! nothing. The accounts are the caller's and, where that is root, `nobody` as well (setpriv, of util-linux). Nothing is skipped:
 //! a machine without Landlock fails.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test program: clippy knows only those of the harness"
+)]
+
 mod attacks;
 mod host;
 mod programs;

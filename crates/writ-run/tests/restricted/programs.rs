@@ -51,17 +51,16 @@ fn clients() {
     let curl =
         "curl -sS --max-time 20 -o /dev/null https://api.example.com/; test $? = 56 -o $? = 97 -o $? = 43";
     assert!(host.confined("/bin/sh", &["-c", curl]).success());
-    assert!(host.asked().contains("CONNECT api.example.com:443"), "{}", host.asked());
+    host.was_asked("CONNECT api.example.com:443", 1);
     let python =
-        "import urllib.request as r\ntry: r.urlopen('https://py.example.com/')\nexcept OSError: pass";
+        "import urllib.request as r\ntry: r.urlopen('https://py.example.com/')\nexcept Exception: pass";
     assert!(host.confined(PYTHON, &["-c", python]).success());
-    assert!(host.asked().contains("CONNECT py.example.com:443"), "{}", host.asked());
+    host.was_asked("CONNECT py.example.com:443", 1);
     let node = "const s = require('net').createServer(c => c.end('own')).listen(0, '127.0.0.1', () => \
                 require('net').connect(s.address().port).on('data', d => { require('os').networkInterfaces(); \
                 process.exit(String(d) === 'own' ? 0 : 1) }))";
     assert!(host.confined("/usr/bin/env", &["node", "-e", node]).success());
-    let word = "Proxy-Authorization: Basic c2Vzc2lvbjp3b3Jk";
-    assert!(host.asked().matches(word).count() >= 2, "{}", host.asked());
+    host.was_asked("Basic c2Vzc2lvbjp3b3Jk", 2);
 }
 
 /// Where they are refused, and the level above cannot be had, this one holds all the same.
@@ -69,14 +68,11 @@ fn without_namespaces() {
     writ_testkit::refuse_namespaces().unwrap();
     assert!(writ_sys::unshare(rustix::thread::UnshareFlags::NEWUSER).is_err());
     let host = Host::new();
-    crate::attacks::CASES.iter().filter(|(name, _)| *name == "processes").for_each(|(_, case)| case());
+    // Mounting is refused to the attacks, too: it cannot succeed unconfined.
+    crate::attacks::CASES.iter().filter(|(name, _)| *name != "privileges").for_each(|(_, case)| case());
     let script = host.script("works.py");
     assert!(host.confined(PYTHON, &[&script, "own_servers"]).success());
-    restricted::probe(&host.path("private/probe")).unwrap_or_else(|fault| panic!("{fault}"));
-    assert!(
-        host.confined("/bin/sh", &["-c", "test -e /usr && ! test -r \"$0\"", host.unix.to_str().unwrap()])
-            .success()
-    );
+    restricted::probe(&host.path("private")).unwrap_or_else(|fault| panic!("{fault}"));
 }
 
 fn faults() {
@@ -109,8 +105,8 @@ fn nothing_outlives() {
 
 fn probe() {
     let host = Host::new();
-    let private = host.path("private/probe");
+    let private = host.path("private");
     restricted::probe(&private).unwrap_or_else(|fault| panic!("{fault}"));
-    assert!(!std::fs::exists(private).unwrap());
+    assert_eq!(std::fs::read_dir(private).unwrap().count(), 0);
     assert!(restricted::landlock_abi().is_some_and(|abi| abi >= 6));
 }

@@ -18,10 +18,12 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::time::timeout;
+use writ_api::seal::{self, Recipient};
 use writ_audit::{Event, Events, FieldKey, Kind, SegmentDir, Stream, StreamConfig};
 use writ_core::{
-    Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, Place, PlaceholderEntry, RoutePlan,
-    SessionId, SessionPlan, Shape, Timestamp,
+    Clock, DataPlane, Door, Egress, Injection, Level, NamedAddress, OpenFault, Place, PlaceholderEntry,
+    RoutePlan, Sealed, SessionId, SessionPlan, Shape, Timestamp,
 };
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
@@ -65,6 +67,9 @@ pub struct World {
     pub address: SocketAddr,
     pub ca_pem: String,
     pub named: Vec<NamedAddress>,
+    pub plan: SessionPlan,
+    pub keeper: Recipient,
+    pub authority: Sealed,
     pub stream: Stream,
     log: TempDir,
 }
@@ -118,6 +123,7 @@ impl World {
     pub async fn with(upstream: Upstream, change: impl FnOnce(&mut Setup)) -> Self {
         let clock = Arc::new(Standing { start: wall(), moved: AtomicI64::new(0) });
         let session = SessionId::new(clock.now(), &[7; 10]);
+        let keeper = Recipient::generate().unwrap();
         let mut setup = Setup {
             plan: SessionPlan {
                 session,
@@ -132,6 +138,8 @@ impl World {
                 routes: vec![route("vendor", HOST, &upstream), route("other", OTHER, &upstream)],
                 placeholders: vec![placeholder("vendor"), placeholder("other"), placeholder("foreign")],
                 quiet_hosts: vec![QUIET.parse().unwrap()],
+                keeper: keeper.key().clone(),
+                authority: None,
             },
             names: Arc::new(SystemNames),
             workers: 2,
@@ -157,10 +165,43 @@ impl World {
         if setup.doors.is_empty() {
             setup.doors.push((Door::Proxy, listener.into()));
         }
+        let plan = setup.plan.clone();
         let ready = proxy.open(setup.plan, setup.doors).await.unwrap();
         broker.recipient(ready.recipient);
-        let (ca_pem, named) = (ready.ca_pem, ready.named);
-        Self { proxy, broker, clock, upstream, session, address, ca_pem, named, stream, log }
+        let (ca_pem, named, authority) = (ready.ca_pem, ready.named, ready.authority);
+        Self {
+            proxy,
+            broker,
+            clock,
+            upstream,
+            session,
+            address,
+            ca_pem,
+            named,
+            plan,
+            keeper,
+            authority,
+            stream,
+            log,
+        }
+    }
+
+    /// The session's daemon is lost: another session goes on for the same agent, with a plan that may be another.
+    pub async fn go_on(&mut self, change: impl FnOnce(&mut SessionPlan)) -> Result<(), OpenFault> {
+        let place = |session| seal::Place::Authority { session };
+        let kept = self.keeper.open(&self.authority, &place(self.session)).unwrap();
+        let session = SessionId::new(self.clock.now(), &[8; 10]);
+        let authority = seal::seal(&kept, &self.proxy.recipient(), &place(session)).unwrap();
+        let mut plan = SessionPlan { session, authority: Some(authority), ..self.plan.clone() };
+        change(&mut plan);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ready = self.proxy.open(plan.clone(), vec![(Door::Proxy, listener.into())]).await?;
+        assert_eq!(ready.ca_pem, self.ca_pem, "the agent trusts no other");
+        self.broker.recipient(ready.recipient);
+        (self.session, self.address, self.plan, self.named) = (session, address, plan, ready.named);
+        self.authority = ready.authority;
+        Ok(())
     }
 
     pub fn client(&self, alpn: &'static str) -> client::Client<'_> {
@@ -192,6 +233,10 @@ impl World {
 
     /// Waits until the uses on record are as many, all with an outcome, and returns them.
     pub async fn uses(&self, count: usize) -> Vec<Event> {
+        timeout(PATIENCE, self.uses_at_last(count)).await.expect("uses in time")
+    }
+
+    async fn uses_at_last(&self, count: usize) -> Vec<Event> {
         loop {
             let uses: Vec<Event> =
                 self.events().await.into_iter().filter(|event| event.kind == Kind::Use).collect();
@@ -213,6 +258,10 @@ impl World {
 
     /// The same, with ports, once there are so many.
     pub async fn refused(&self, count: usize) -> Vec<(String, String, u16)> {
+        timeout(PATIENCE, self.refused_at_last(count)).await.expect("refusals in time")
+    }
+
+    async fn refused_at_last(&self, count: usize) -> Vec<(String, String, u16)> {
         loop {
             let refused = |event: Event| {
                 let resource = event.resource;
