@@ -9,14 +9,18 @@
     reason = "clippy does not see that the helpers here are tests"
 )]
 
+use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
-use writ_testkit::{Home, Provider, ROLE, Ran, Scene, SceneConfig, Spawned, ended, until};
+use writ_testkit::{Home, Provider, ROLE, Ran, Scene, SceneConfig, Spawned, ended, refuse_namespaces, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The arguments of `writ`, for the process behind the filter, one a line.
+const ARGUMENTS: &str = "WRIT_RESUME_ARGUMENTS";
 
 /// Asks until there is a file `stop`. Each curl is a process of its own, which reads the certificates anew.
 const CURL: &str = r#"
@@ -158,6 +162,39 @@ fn of_a_confined_process_that_holds_certificates_and_an_address() {
 #[test]
 fn of_an_advisory_shell() {
     check_goes_on(&["--no-confine"], &["sh", "-c", CURL]);
+}
+
+/// Becomes `writ` on a machine that refuses namespaces.
+#[test]
+fn behind_the_filter() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    refuse_namespaces().unwrap();
+    let error = Command::new(WRIT).args(arguments.lines()).env_remove(ARGUMENTS).exec();
+    assert!(error.kind() == std::io::ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn of_a_restricted_shell() {
+    let directory = tempfile::tempdir().unwrap();
+    let writ = directory.path().join("writ");
+    let test = std::env::current_exe().unwrap();
+    let wrapper = format!(
+        "#!/bin/sh\n[ \"$1\" = run ] || exec {WRIT} \"$@\"\n{ARGUMENTS}=$(printf '%s\\n' \"$@\")\nexport {ARGUMENTS}\n\
+         exec {} --exact behind_the_filter --nocapture --test-threads=1\n",
+        test.display()
+    );
+    std::fs::write(&writ, wrapper).unwrap();
+    std::fs::set_permissions(&writ, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let scene =
+        SceneConfig::of(&[Provider::OpenAi]).options(&["--require", "restricted"]).start(writ).unwrap();
+    // The test behind the filter has begun a line.
+    std::fs::write(scene.home.work().join("ask.sh"), format!("echo\n{CURL}")).unwrap();
+    let mut asking = Asking::of(scene, &["sh", "ask.sh"]);
+    assert_eq!(asking.row(&asking.session)["level"], "restricted");
+    asking.lose_daemon();
+    assert!(asking.asks());
+    let (scene, _) = asking.stop();
+    scene.home.close().unwrap();
 }
 
 /// A door that only the opened session told: of a target at another port.

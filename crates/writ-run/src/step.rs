@@ -49,10 +49,43 @@ impl StepFault {
         Self { step, errno, what: what.into() }
     }
 
+    /// Whether something ran out, and not: whether this machine cannot do it. A program that runs already could see to that, by filling
+    /// the disk or holding every namespace, and must not get the next one a lower level by it.
+    pub fn ran_out(&self) -> bool {
+        // Where namespaces are switched off, there are none left either (`user.max_user_namespaces = 0`).
+        let none = [Step::Unshare, Step::SecondNamespace].contains(&self.step) && self.errno == libc::ENOSPC;
+        RAN_OUT.contains(&self.errno) && !(none && switched_off())
+    }
+
     /// For `map_err` of system calls.
     pub fn at<E: Into<std::io::Error>>(step: Step, what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |error| Self::new(step, what, error.into().raw_os_error().unwrap_or_default())
     }
+}
+
+const RAN_OUT: [i32; 9] = [
+    libc::EAGAIN,
+    libc::ENOMEM,
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOSPC,
+    libc::EDQUOT,
+    libc::EIO,
+    libc::ENOBUFS,
+    libc::ETIMEDOUT,
+];
+
+/// The limits of `namespaces(7)` that a launch meets.
+const LIMITS: [&str; 5] = [
+    "/proc/sys/user/max_user_namespaces",
+    "/proc/sys/user/max_mnt_namespaces",
+    "/proc/sys/user/max_pid_namespaces",
+    "/proc/sys/user/max_ipc_namespaces",
+    "/proc/sys/user/max_net_namespaces",
+];
+
+fn switched_off() -> bool {
+    LIMITS.iter().any(|limit| std::fs::read_to_string(limit).is_ok_and(|text| text.trim() == "0"))
 }
 
 impl Step {
@@ -122,6 +155,30 @@ impl fmt::Display for StepFault {
         match self.errno {
             0 => Ok(()),
             errno => write!(f, ": {}", std::io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_out_is_not_what_the_machine_cannot_do() {
+        for (step, errno, ran_out) in [
+            (Step::Home, libc::ENOSPC, true),
+            (Step::Home, libc::EDQUOT, true),
+            (Step::Spawn, libc::EAGAIN, true),
+            (Step::Protocol, libc::EAGAIN, true),
+            (Step::Door, libc::EMFILE, true),
+            (Step::Unshare, libc::ENOSPC, !switched_off()),
+            (Step::Unshare, libc::EPERM, false),
+            (Step::Unshare, libc::ENOSYS, false),
+            (Step::Proc, libc::EPERM, false),
+            (Step::Home, libc::EINVAL, false),
+            (Step::Landlock, 0, false),
+        ] {
+            assert_eq!(StepFault::new(step, "", errno).ran_out(), ran_out, "{step:?} {errno}");
         }
     }
 }

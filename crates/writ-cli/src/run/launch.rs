@@ -114,6 +114,7 @@ impl<'a> Launch<'a> {
                     return Ok(Some(started));
                 }
                 Err(Failed::Step(fault)) if fault.step == Step::Execute => return Err(not_executed(&fault)),
+                Err(Failed::Step(fault)) if fault.ran_out() => return Err(ran_out(level, &fault)),
                 Err(Failed::Step(fault)) => fallen.push((level, fault)),
                 Err(Failed::Fault(fault)) => return Err(below(fault, &fallen)),
             }
@@ -288,6 +289,13 @@ fn below(mut fault: Fault, fallen: &[(Level, StepFault)]) -> Fault {
         fault.what = format!("{}; {}", fault.what, reasons(fallen));
     }
     fault
+}
+
+/// A lower level would do, and is what somebody may want who used everything up.
+fn ran_out(level: Level, fault: &StepFault) -> Fault {
+    let what = format!("{} is not possible right now: {fault}", name(level));
+    let next = "see what uses it up (disk, processes, namespaces), then try again; --no-confine goes without";
+    Fault::new(what, next)
 }
 
 fn not_executed(fault: &StepFault) -> Fault {

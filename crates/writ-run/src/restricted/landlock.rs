@@ -63,6 +63,20 @@ pub(super) fn enforce(allowed: &[Allowed]) -> Result<(), StepFault> {
     verify()
 }
 
+/// Keeps the signals of this thread, and of what it executes, among them, where the kernel can (Linux 6.12). `no_new_privs` must be set.
+///
+/// A PID namespace does not: `kill(2)` with 0 means a process group, and one that is shared with the caller's pipeline is signaled
+/// outside as well.
+pub(crate) fn keep_signals() -> Result<(), StepFault> {
+    let fault = |error: landlock::RulesetError| StepFault::new(Step::Landlock, error.to_string(), 0);
+    if writ_sys::landlock_abi().is_none_or(|abi| abi < ABI_NEEDED) {
+        return Ok(());
+    }
+    let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal);
+    rules.and_then(Ruleset::create).and_then(landlock::RulesetCreated::restrict_self).map_err(fault)?;
+    Ok(())
+}
+
 /// Tries what must fail. A status is a promise; this is the fact.
 fn verify() -> Result<(), StepFault> {
     if std::fs::read_dir(Path::new("/")).is_ok() {

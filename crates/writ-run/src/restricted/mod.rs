@@ -23,7 +23,7 @@
 mod facts;
 mod filter;
 mod judge;
-mod landlock;
+pub(crate) mod landlock;
 mod orphans;
 mod plan;
 mod probe;

@@ -25,7 +25,7 @@ use super::{
     filter, unseal,
     user::Ids,
 };
-use crate::{Bytes, ProcessPlan, Step, StepFault, Terminal};
+use crate::{Bytes, ProcessPlan, Step, StepFault, Terminal, restricted::landlock::keep_signals};
 
 /// What the runtime of a Rust program and of a program with children changes; the rest is as our caller left it (`nohup`).
 const CHANGED_SIGNALS: [i32; 2] = [libc::SIGPIPE, libc::SIGCHLD];
@@ -58,6 +58,7 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     let kept = if ids.is_root() { CapabilitySet::SETFCAP } else { CapabilitySet::empty() };
     capabilities::drop_for_good(kept).map_err(StepFault::at(Step::Capabilities, "of the agent"))?;
     set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;
+    keep_signals()?;
     let filter = filter::program()
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;
     writ_sys::install_filter(&filter).map_err(StepFault::at(Step::Seccomp, "the filter"))?;

@@ -106,12 +106,11 @@ impl Facts {
         let work = worktree::find(&directory, &home);
         let (caches, caches_absent) =
             wishes.caches.iter().map(|cache| &cache.0).partition::<Vec<_>, _>(|cache| cache.is_dir());
-        let places = |caches: &[PathBuf]| -> Vec<PathBuf> {
-            work.root.iter().chain(&work.common).chain(caches).cloned().collect()
-        };
-        let writable = places(&all_canonical(caches.iter().copied()));
-        let caches: Vec<PathBuf> = caches.into_iter().filter_map(|cache| lead(cache, &writable)).collect();
-        let places = places(&caches);
+        let own: Vec<PathBuf> = work.root.iter().chain(&work.common).cloned().collect();
+        let writable = [own.clone(), all_canonical(caches.iter().copied())].concat();
+        let caches: Vec<PathBuf> =
+            caches.into_iter().filter_map(|cache| cache_at(cache, &own, &writable)).collect();
+        let places = [own, caches.clone()].concat();
         let ways = wishes.hidden.iter().filter_map(|path| way(path));
         let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();
         let hidden_links = hidden_links.concat();
@@ -154,6 +153,14 @@ impl Facts {
             work,
         })
     }
+}
+
+/// Where a cache is, unless a link that an agent can lay leads to it from a writable place: it would be made writable as well.
+fn cache_at(cache: &Path, own: &[PathBuf], writable: &[PathBuf]) -> Option<PathBuf> {
+    let within = |place: &Path, grounds: &[PathBuf]| grounds.iter().any(|ground| place.starts_with(ground));
+    let way = way(cache)?;
+    let laid = way.links.iter().any(|link| within(link, writable));
+    (!laid || within(&way.end, own)).then_some(way.end)
 }
 
 fn canonical(step: Step, path: &Path) -> Result<PathBuf, StepFault> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -13,7 +13,7 @@ use rustix::{
     process::{geteuid, getpid, setsid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
-use writ_run::{Event, Running, Step, Terminal};
+use writ_run::{Event, ProcessPlan, Running, Step, Terminal};
 
 use crate::{
     Case,
@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     ("the_agent_has_no_capability_but_root_can_nest", capabilities),
     ("init_is_out_of_reach", init_out_of_reach),
     ("processes_outside_are_not_there", nobody_outside),
+    ("no_signal_leaves_through_a_shared_group", shared_group),
     ("nothing_can_be_typed_into_the_terminal", terminal_input),
     ("sockets_that_leave_the_namespace_are_refused", sockets),
     ("keyrings_and_io_uring_are_absent", absent_calls),
@@ -89,6 +90,22 @@ fn nobody_outside() {
     assert_eq!(perl(&[kill, &pid]), "No such process\n");
     let list = "opendir my $d, '/proc'; print join(' ', sort grep /^\\d+$/, readdir $d), qq(\\n)";
     assert_eq!(perl(&[list]).split(' ').count(), 2, "init and the agent");
+}
+
+/// In a pipeline the agent is in the group of its neighbors, which are outside of its PID namespace.
+fn shared_group() {
+    setsid().unwrap();
+    // Before we block the signal, which children inherit.
+    let mut neighbor = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    writ_sys::SignalQueue::of(&[10]).unwrap();
+    let script = "$SIG{USR1} = 'IGNORE'; print kill('USR1', 0) ? qq(sent\\n) : qq($!\\n)";
+    let mut output = capture();
+    let plan = ProcessPlan { terminal: Terminal::CallersGroup, ..process(PERL, &["-e", script]) };
+    assert!(end(Lab::new().start(plan).unwrap()).success());
+    assert_eq!(output.text(), "sent\n", "to itself");
+    assert_eq!(neighbor.try_wait().unwrap(), None);
+    assert_eq!(perl_unconfined(&[script]), "sent\n");
+    assert_eq!(neighbor.wait().unwrap().signal(), Some(10));
 }
 
 /// Our session gets a terminal for this, or the kernel would refuse in any case.
