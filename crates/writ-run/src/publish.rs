@@ -204,3 +204,118 @@ fn is_passing(error: &io::Error) -> bool {
     ];
     passing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        process::Command,
+    };
+
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    use writ_sys::SignalQueue;
+
+    use super::*;
+    use crate::{Plain, Terminal};
+
+    /// Long, so that a relay that waits for the wrong end of it gets stuck.
+    const LONG: usize = 4 << 20;
+
+    /// On the host's own network: what is relayed does not depend on whose it is.
+    fn agent() -> Agent {
+        let signals = SignalQueue::of(&[]).unwrap();
+        Agent::Plain(Plain::start(Command::new("true"), Terminal::CallersGroup, &signals).unwrap())
+    }
+
+    /// A published port with `inner` behind it, and a connection to it that waits to be served.
+    fn called(inner: u16, relays: &Relays) -> (Published, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Published::on(listener, inner.try_into().unwrap(), relays).unwrap(), caller)
+    }
+
+    fn refused(caller: &mut TcpStream) -> bool {
+        caller.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+    }
+
+    #[test]
+    fn a_port_or_two_are_written() {
+        let cases = [
+            ("3000", Some((3000, 3000))),
+            ("8080:3000", Some((8080, 3000))),
+            ("1:65535", Some((1, 65535))),
+            ("0", None),
+            ("0:3000", None),
+            ("3000:0", None),
+            ("65536", None),
+            ("+3000", None),
+            ("-1", None),
+            ("", None),
+            (":", None),
+            ("3000:", None),
+            (":3000", None),
+            ("1:2:3", None),
+            ("0.0.0.0:3000", None),
+            ("http", None),
+        ];
+        for (text, expected) in cases {
+            let parsed = text.parse::<Publish>().ok().map(|port| (port.host.get(), port.inner.get()));
+            assert_eq!(parsed, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_direction_ends_by_itself() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let server = TcpListener::bind(loopback).unwrap();
+            let (published, mut caller) = called(server.local_addr().unwrap().port(), &Relays::default());
+            published.serve(&mut agent()).unwrap();
+            let serving = thread::spawn(move || {
+                let (mut caller, _) = server.accept().unwrap();
+                let mut question = Vec::new();
+                caller.read_to_end(&mut question).unwrap();
+                // The question is over, the answer only begins.
+                question.reverse();
+                caller.write_all(&question).unwrap();
+            });
+            let question: Vec<u8> = (0..LONG).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            caller.write_all(&question).unwrap();
+            caller.shutdown(Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            caller.read_to_end(&mut answer).unwrap();
+            answer.reverse();
+            assert!(answer == question, "{loopback}");
+            serving.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn where_nobody_listens_the_caller_is_reset() {
+        // Bound and not listening, so that the port is nobody else's.
+        let taken = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&taken, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let port = SocketAddr::try_from(getsockname(&taken).unwrap()).unwrap().port();
+        let (published, mut caller) = called(port, &Relays::default());
+        published.serve(&mut agent()).unwrap();
+        assert!(refused(&mut caller));
+    }
+
+    #[test]
+    fn relays_are_bounded_over_all_ports_and_come_free_again() {
+        let relays = Relays::default();
+        let mut held: Vec<Held> = (0..RELAYS_MAX).map(|_| relays.hold().unwrap()).collect();
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+
+        let (published, mut caller) = called(port, &relays);
+        published.serve(&mut agent()).unwrap();
+        assert!(refused(&mut caller), "one more than there may be");
+
+        held.pop();
+        let (published, mut caller) = called(port, &relays);
+        published.serve(&mut agent()).unwrap();
+        let (mut served, _) = server.accept().unwrap();
+        served.write_all(b"x").unwrap();
+        assert_eq!(caller.read(&mut [0; 2]).unwrap(), 1);
+    }
+}
