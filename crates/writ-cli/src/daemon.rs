@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::UnixListener,
     runtime::Builder,
@@ -63,6 +64,7 @@ pub fn stage() -> Option<ExitCode> {
 
 fn run(paths: &Paths) -> Result<(), Fault> {
     let hardening = writ_sys::harden_process();
+    raise_descriptor_limit();
     let filter = EnvFilter::try_from_env(env_vars::WRIT_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
     if !hardening.holds() {
@@ -80,6 +82,15 @@ fn run(paths: &Paths) -> Result<(), Fault> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(locks);
     served
+}
+
+/// Every connection of every session is a descriptor of ours. The customary soft limit of 1,024 is what one session may have, so that
+/// one agent could leave none for the others, the store and the log.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 /// What admits one daemon to the sockets and one to the state. They are two, because the runtime directory depends on where writ

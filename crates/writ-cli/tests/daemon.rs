@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use writ_testkit::{Canary, Home, Provider, ROLE, Scene, Shape, ended};
+use writ_testkit::{Canary, Config, Home, Provider, ROLE, Scene, Shape, ended};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -133,4 +133,21 @@ fn a_signal_ends_it_in_order() {
     for name in ["control.sock", "run.sock"] {
         assert!(!home.writ_home().join("run").join(name).exists(), "{name} stayed");
     }
+}
+
+/// Connections are descriptors: what one session may hold must not be all that there are.
+#[test]
+fn a_low_limit_of_open_files_is_raised_to_what_is_allowed() {
+    let home = Home::new(WRIT).unwrap();
+    home.configure(&Config::new()).unwrap();
+    let mut command = home.command(Path::new("sh"));
+    command.args(["-c", "ulimit -Sn 256; exec \"$0\" credential list", WRIT]);
+    assert!(command.status().unwrap().success());
+    let daemon = home.daemon().unwrap().as_raw_nonzero();
+    let limits = std::fs::read_to_string(format!("/proc/{daemon}/limits")).unwrap();
+    let files: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    let [.., soft, hard, _] = files[..] else { panic!("{files:?}") };
+    assert!(soft == hard && soft != "256", "{files:?}");
+    home.close().unwrap();
 }
