@@ -55,8 +55,12 @@ pub(crate) fn minting(fault: &EngineFault) -> Refusal {
     let (kind, next) = match fault {
         EngineFault::NoValue { .. } => (RefusalKind::NoCredential, "ask the operator to set the credential"),
         EngineFault::Config { .. } => (RefusalKind::NoCredential, "ask the operator to mend writ.toml"),
-        EngineFault::Outside { .. } => (RefusalKind::NoCredential, "try again, or ask the operator"),
-        EngineFault::Receipt(_) => (RefusalKind::Internal, "ask the operator: see the daemon's log"),
+        EngineFault::Outside { .. } | EngineFault::Unreachable { .. } => {
+            (RefusalKind::NoCredential, "try again, or ask the operator")
+        }
+        EngineFault::Memory(_) | EngineFault::Receipt(_) => {
+            (RefusalKind::Internal, "ask the operator: see the daemon's log")
+        }
     };
     Refusal::new(kind, fault.to_string(), next)
 }

@@ -23,6 +23,8 @@ pub struct Principal {
 pub enum Action {
     /// Put it on the wire on the agent's behalf.
     Inject,
+    /// Hand it to the agent, which holds it for as long as the lease lives.
+    Reveal,
 }
 
 /// The question put to policy.

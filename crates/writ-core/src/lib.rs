@@ -28,6 +28,7 @@ mod preset;
 mod profile;
 mod quote;
 mod refusal;
+mod reveal;
 mod scope;
 mod secret;
 mod time;
@@ -41,7 +42,9 @@ pub use brokerage::{
     RoutePlan, SessionPlan, SessionReady, Tiding, WatchAnswer, WatchAsk,
 };
 pub use door::{CAPTURED_PORTS, DOORS_MAX, Door, Egress, NamedAddress};
-pub use engine::{Engine, EngineFault, Minted, Receipt, Revoked, Source, SourceFault, Tools};
+pub use engine::{
+    Engine, EngineFault, Login, Minted, Receipt, Revoked, Rotation, Source, SourceFault, Surveyed, Tools,
+};
 pub use evidence::{AttestFault, Attestation, Attestor, Evidence, Selector, SelectorError, UnixEvidence};
 pub use ids::{BootId, LeaseId, RequestId, SessionId};
 pub use injector::{InjectFault, Injection, Injector, Place, Rendered};
@@ -55,6 +58,7 @@ pub use profile::{
     profile_of,
 };
 pub use refusal::{Refusal, RefusalKind};
+pub use reveal::Reveal;
 pub use scope::{Grant, Scope};
 pub use secret::{RecipientKey, Sealed, Secret};
 pub use time::{Clock, Timestamp, Ttl, TtlError};

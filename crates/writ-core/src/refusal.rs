@@ -45,6 +45,8 @@ pub enum RefusalKind {
     UpstreamEncoding,
     /// A limit was reached.
     Limit,
+    /// What was issued before could not be revoked for too long: nothing new is made meanwhile.
+    Quarantined,
     /// The question itself is malformed.
     Invalid,
     /// Something that was named does not exist.
@@ -91,6 +93,7 @@ impl RefusalKind {
             Self::UpstreamFailed => "upstream-failed",
             Self::UpstreamEncoding => "upstream-encoding",
             Self::Limit => "limit",
+            Self::Quarantined => "quarantined",
             Self::Invalid => "invalid",
             Self::NotFound => "not-found",
             Self::Internal => "internal",
@@ -117,6 +120,7 @@ impl RefusalKind {
             Self::UpstreamFailed => "The upstream failed",
             Self::UpstreamEncoding => "The upstream's encoding cannot be scrubbed",
             Self::Limit => "A limit was reached",
+            Self::Quarantined => "Earlier credentials could not be revoked yet",
             Self::Invalid => "The request is malformed",
             Self::NotFound => "There is no such thing",
             Self::Internal => "writ failed",

@@ -8,6 +8,8 @@
 //! An engine or a source is one file here and two adjacent lines below; the conformance tests run over every one of them.
 //! Absent: the store and its keyring, which the broker lends through [`Tools`](writ_core::Tools).
 
+use std::sync::Arc;
+
 use writ_core::{Engine, Secret, Source, SourceFault};
 
 pub mod reference;
@@ -15,7 +17,7 @@ mod words;
 
 // An engine or a source is two lines: its module, and its place in the registry.
 mod static_value;
-static ENGINES: &[&dyn Engine] = &[&static_value::Static];
+static ENGINES: &[fn() -> Arc<dyn Engine>] = &[|| Arc::new(static_value::Static)];
 
 mod cmd;
 mod file;
@@ -24,14 +26,14 @@ static SOURCES: &[&dyn Source] = &[&cmd::Cmd, &file::Local];
 /// The longest secret that a source gives, in bytes.
 pub const SECRET_MAX: usize = 64 * 1024;
 
-/// Every secrets engine.
-pub fn engines() -> &'static [&'static dyn Engine] {
-    ENGINES
+/// Every secrets engine, made anew: what it keeps between two calls, such as connections, goes when it is dropped.
+pub fn engines() -> Vec<Arc<dyn Engine>> {
+    ENGINES.iter().map(|make| make()).collect()
 }
 
-/// The secrets engine of that name.
-pub fn engine(name: &str) -> Option<&'static dyn Engine> {
-    ENGINES.iter().copied().find(|engine| engine.name() == name)
+/// The secrets engine of that name, made anew.
+pub fn engine(name: &str) -> Option<Arc<dyn Engine>> {
+    engines().into_iter().find(|engine| engine.name() == name)
 }
 
 /// Every source.

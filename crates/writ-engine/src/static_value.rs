@@ -80,7 +80,7 @@ impl Engine for Static {
             if secret.is_empty() {
                 return Err(EngineFault::NoValue { credential, detail: "the value is empty".to_owned() });
             }
-            Ok(Minted { secret, version })
+            Ok(Minted::bare(secret, version))
         })
     }
 

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
@@ -54,6 +57,7 @@ fn permit(credential: &str) -> Permit {
 struct Bench {
     fails: AtomicBool,
     touched: AtomicU32,
+    memory: Mutex<BTreeMap<String, Value>>,
 }
 
 impl Bench {
@@ -67,6 +71,29 @@ impl Bench {
 }
 
 impl Tools for Bench {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+
+    fn mark(&self) -> String {
+        "0a1b2c3d".into()
+    }
+
+    fn current(&self, credential: &CredentialName) -> BoxFuture<'_, Result<Secret, EngineFault>> {
+        let value = self.outside(credential);
+        Box::pin(async move { value })
+    }
+
+    fn remember(&self, key: &str, value: Value) -> BoxFuture<'_, Result<(), EngineFault>> {
+        self.memory.lock().unwrap().insert(key.to_owned(), value);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn recall(&self, key: &str) -> BoxFuture<'_, Result<Option<Value>, EngineFault>> {
+        let value = self.memory.lock().unwrap().get(key).cloned();
+        Box::pin(async move { Ok(value) })
+    }
+
     fn latest(&self, _: &CredentialName) -> BoxFuture<'_, Result<u32, EngineFault>> {
         Box::pin(async { Ok(3) })
     }
@@ -114,7 +141,7 @@ fn every_entry_is_found_by_its_name_and_once() {
 #[tokio::test]
 async fn issue_revoke_and_revoke_again() {
     for engine in engines() {
-        for config in configs(*engine) {
+        for config in configs(engine.as_ref()) {
             let (bench, permit) = (Bench::default(), permit("api-key"));
             let receipt = engine.plan(&permit, lease(), &config, &bench).await.unwrap();
             assert_eq!(bench.touched.load(Ordering::Relaxed), 0, "{}: planning does nothing", engine.name());
@@ -134,7 +161,7 @@ async fn issue_revoke_and_revoke_again() {
 #[tokio::test]
 async fn a_receipt_is_revocable_whatever_became_of_the_minting() {
     for engine in engines() {
-        for config in configs(*engine) {
+        for config in configs(engine.as_ref()) {
             let (bench, permit) = (Bench::default(), permit("api-key"));
             bench.fails.store(true, Ordering::Relaxed);
             let receipt = engine.plan(&permit, lease(), &config, &bench).await.unwrap();

@@ -32,6 +32,13 @@ pub enum Place {
     AuditSigningKey,
 }
 
+impl InstallationId {
+    /// What this installation's things are known by elsewhere: 8 lowercase hexadecimal digits.
+    pub fn mark(self) -> String {
+        self.0.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl Place {
     /// Associated data: every field with a fixed size or its length, so that no two places have the same bytes.
     pub(super) fn bytes(&self, installation: InstallationId, key: u32) -> Vec<u8> {

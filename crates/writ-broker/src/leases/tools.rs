@@ -1,34 +1,37 @@
 //! What the broker lends to engines: sealed values, and the sources.
 
-use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Tools};
+use std::sync::Arc;
+
+use serde_json::Value;
+use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Timestamp, Tools};
 
 use crate::{
     broker::Broker,
     door::Unlocked,
     keyring::Place,
-    store::{StoreFault, StoredValue},
+    store::{Change, StoreFault, StoredValue},
 };
 
 /// The secrets engines of this daemon.
 #[derive(Clone)]
-pub struct Engines(Vec<&'static dyn Engine>);
+pub struct Engines(Vec<Arc<dyn Engine>>);
 
 impl Default for Engines {
     /// Every engine of `writ-engine`.
     fn default() -> Self {
-        Self(writ_engine::engines().to_vec())
+        Self(writ_engine::engines())
     }
 }
 
 impl Engines {
     /// Other engines, for tests of what engines may do to a broker.
     #[cfg(test)]
-    pub(crate) fn new(engines: Vec<&'static dyn Engine>) -> Self {
+    pub(crate) fn new(engines: Vec<Arc<dyn Engine>>) -> Self {
         Self(engines)
     }
 
-    pub(crate) fn engine(&self, name: &str) -> Option<&'static dyn Engine> {
-        self.0.iter().copied().find(|engine| engine.name() == name)
+    pub(crate) fn engine(&self, name: &str) -> Option<&dyn Engine> {
+        self.0.iter().map(Arc::as_ref).find(|engine| engine.name() == name)
     }
 }
 
@@ -39,6 +42,45 @@ pub(crate) struct BrokerTools<'a> {
 }
 
 impl Tools for BrokerTools<'_> {
+    fn now(&self) -> Timestamp {
+        self.broker.clock.now()
+    }
+
+    fn mark(&self) -> String {
+        self.open.vault.installation().mark()
+    }
+
+    fn current(&self, credential: &CredentialName) -> BoxFuture<'_, Result<Secret, EngineFault>> {
+        let credential = credential.clone();
+        Box::pin(async move {
+            let rules = self.broker.rules.in_force().ok();
+            let configured = rules.as_ref().and_then(|rules| rules.resolved.credential(&credential));
+            match configured.and_then(|found| found.engine_config.get("source")?.as_str()) {
+                Some(reference) => self.read(&credential, reference).await,
+                None => self.value(&credential, self.latest(&credential).await?).await,
+            }
+        })
+    }
+
+    fn remember(&self, key: &str, value: Value) -> BoxFuture<'_, Result<(), EngineFault>> {
+        let key = remembered(key);
+        Box::pin(async move {
+            let value =
+                serde_json::to_vec(&value).map_err(|fault| EngineFault::Receipt(fault.to_string()))?;
+            let put = Change::PutMeta { key, value };
+            self.broker.store.apply(vec![put]).await.map_err(|fault| EngineFault::Memory(fault.to_string()))
+        })
+    }
+
+    fn recall(&self, key: &str) -> BoxFuture<'_, Result<Option<Value>, EngineFault>> {
+        let key = remembered(key);
+        Box::pin(async move {
+            let fault = |fault: &dyn std::error::Error| EngineFault::Memory(fault.to_string());
+            let found = self.broker.store.meta(key).await.map_err(|error| fault(&error))?;
+            found.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| fault(&error))).transpose()
+        })
+    }
+
     fn latest(&self, credential: &CredentialName) -> BoxFuture<'_, Result<u32, EngineFault>> {
         let credential = credential.clone();
         Box::pin(async move {
@@ -82,6 +124,11 @@ impl Tools for BrokerTools<'_> {
             })
         })
     }
+}
+
+/// Where the store keeps what an engine remembers.
+fn remembered(key: &str) -> String {
+    format!("engine/{key}")
 }
 
 fn no_value(credential: &CredentialName, detail: &str) -> EngineFault {
