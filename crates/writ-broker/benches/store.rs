@@ -70,7 +70,7 @@ async fn store(path: &Path, callers: usize) -> (f64, Vec<Duration>) {
                 let row = lease(caller, times.len());
                 let lease = row.lease;
                 store.apply(vec![Change::OpenLease(row)]).await.unwrap();
-                store.apply(vec![Change::ActivateLease { lease, version: 1 }]).await.unwrap();
+                store.apply(vec![Change::ActivateLease { lease, version: 1, receipt: None }]).await.unwrap();
                 times.push(begun.elapsed());
             }
             times
@@ -177,6 +177,8 @@ fn lease(caller: usize, number: usize) -> LeaseRecord {
             }],
         },
         receipt: Receipt(json!({"credential": "openai", "version": 1})),
+        lane: "static".into(),
+        revealed: false,
         state: LeaseState::Pending,
         end: None,
         revoked: None,

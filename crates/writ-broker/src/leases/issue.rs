@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
-    BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt, Refusal,
-    RefusalKind, Tools,
+    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt,
+    Refusal, RefusalKind, Tools,
 };
 
 use super::{BrokerTools, table::Barred};
@@ -73,10 +73,14 @@ async fn attempt(
     }
 
     let receipt = maker.plan(permit, lease, &tools).await?;
-    let record = record(broker, permit, maker.name(), lease, &receipt, issued_at);
+    let record = record(broker, permit, maker, lease, &receipt, issued_at);
     broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(unopened)?;
     let minted = maker.mint(permit, &receipt, &tools).await?;
-    let activate = Change::ActivateLease { lease, version: minted.as_ref().map_or(0, |made| made.version) };
+    let activate = Change::ActivateLease {
+        lease,
+        version: minted.as_ref().map_or(0, |made| made.version),
+        receipt: minted.as_ref().and_then(|made| made.receipt.clone()),
+    };
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
     let place = Place::Lease { session: session.id(), lease };
     let sealed = minted.map(|made| seal::seal(&made.secret, session.recipient(), &place));
@@ -96,13 +100,13 @@ async fn attempt(
 /// Where what a lease hands out comes from.
 #[derive(Clone, Copy)]
 enum Maker<'a> {
-    Engine(&'static dyn Engine, &'a ResolvedCredential),
+    Engine(&'a dyn Engine, &'a ResolvedCredential),
     /// The target takes no credential: the lease is a scope and a life.
     Nothing,
 }
 
 impl<'a> Maker<'a> {
-    fn of(broker: &Broker, credential: Option<&'a ResolvedCredential>) -> Result<Self, Refusal> {
+    fn of(broker: &'a Broker, credential: Option<&'a ResolvedCredential>) -> Result<Self, Refusal> {
         let Some(credential) = credential else { return Ok(Self::Nothing) };
         let engine = broker.engines.engine(&credential.engine);
         let engine = engine.ok_or_else(|| fault::engine(&credential.name))?;
@@ -113,6 +117,13 @@ impl<'a> Maker<'a> {
         match self {
             Self::Engine(engine, _) => engine.name(),
             Self::Nothing => NO_ENGINE,
+        }
+    }
+
+    fn lane(self, receipt: &Receipt) -> String {
+        match self {
+            Self::Engine(engine, _) => engine.lane(receipt),
+            Self::Nothing => NO_ENGINE.to_owned(),
         }
     }
 
@@ -142,7 +153,7 @@ impl<'a> Maker<'a> {
 fn record(
     broker: &Broker,
     permit: &Permit,
-    engine: &str,
+    maker: Maker<'_>,
     lease: LeaseId,
     receipt: &Receipt,
     issued_at: writ_core::Timestamp,
@@ -155,10 +166,12 @@ fn record(
         role: permit.principal().role.clone(),
         target: permit.asked().target.clone(),
         credential: permit.asked().credential.clone(),
-        engine: engine.to_owned(),
+        engine: maker.name().to_owned(),
         version: 0,
         scope: permit.scope().clone(),
         receipt: receipt.clone(),
+        lane: maker.lane(receipt),
+        revealed: permit.asked().action == Action::Reveal,
         state: LeaseState::Pending,
         end: None,
         revoked: None,

@@ -44,6 +44,23 @@ impl std::fmt::Debug for StoredValue {
     }
 }
 
+/// The value that a credential is about to have: while it is there, either may be in force upstream.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PendingValue {
+    pub name: CredentialName,
+    /// The version that it will be.
+    pub version: u32,
+    /// Ciphertext of the keyring, bound to the credential and that version.
+    pub sealed: Vec<u8>,
+    pub set_at: Timestamp,
+}
+
+impl std::fmt::Debug for PendingValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PendingValue({}, version {})", self.name, self.version)
+    }
+}
+
 /// The bytes of a file as they were before writ rewrote it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OriginalRecord {
@@ -99,6 +116,10 @@ pub struct LeaseRecord {
     pub version: u32,
     pub scope: Scope,
     pub receipt: Receipt,
+    /// Where its revocation queues: [`Engine::lane`](writ_core::Engine::lane).
+    pub lane: String,
+    /// The program holds the credential itself.
+    pub revealed: bool,
     pub state: LeaseState,
     pub end: Option<LeaseEnd>,
     pub revoked: Option<Revoked>,
@@ -125,13 +146,21 @@ pub enum Change {
     /// In state `pending`, before anything is done outside. [`StoreFault::Missing`] without its session,
     /// [`StoreFault::Conflict`] if that has ended, or if the lease exists: no lease slips in behind the end of a session.
     OpenLease(LeaseRecord),
-    /// `pending` to `active`; [`StoreFault::Conflict`] from any other state.
-    ActivateLease { lease: LeaseId, version: u32 },
+    /// `pending` to `active`; [`StoreFault::Conflict`] from any other state. A receipt takes the place of the planned one.
+    ActivateLease { lease: LeaseId, version: u32, receipt: Option<Receipt> },
+    /// Moves the end of an `active` lease; [`StoreFault::Conflict`] in any other state.
+    RenewLease { lease: LeaseId, expires_at: Timestamp },
     /// `pending` or `active` to `revoking`; keeps the first end. Harmless on a lease that is revoking or ended.
     RevokeLease { lease: LeaseId, at: Timestamp, end: LeaseEnd },
+    /// Puts off the next attempt to settle a `revoking` lease, by [`RETRY_AHEAD_MAX`] at the most. Harmless in another state.
+    RetryLease { lease: LeaseId, at: Timestamp },
     /// `revoking` to `ended`. Harmless on a lease that has ended, whose first outcome stays; [`StoreFault::Conflict`] while it
     /// is alive.
     EndLease { lease: LeaseId, at: Timestamp, revoked: Revoked },
+    /// The next value of a credential, before anything upstream is changed. Takes the place of an earlier one.
+    PutPending(PendingValue),
+    /// Harmless if there is none.
+    DropPending(CredentialName),
     /// A small named value of the installation, such as the wrapped keyring. Takes the place of an earlier one.
     PutMeta { key: String, value: Vec<u8> },
 }
@@ -145,6 +174,22 @@ pub struct LeaseFilter {
     pub other_boot: Option<BootId>,
     /// Also those that have ended.
     pub ended: bool,
+}
+
+/// The furthest that [`Change::RetryLease`] puts off, in milliseconds. What is further away was put off before the clock was set
+/// back, and is due.
+pub const RETRY_AHEAD_MAX: i64 = 10 * 60 * 1000;
+
+/// Asks for leases of one lane to settle: in state `revoking`, due, and claimed by no other boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub boot: BootId,
+    pub lane: String,
+    pub now: Timestamp,
+    /// Until when no other boot gets them. A store that only one daemon can open has no need to remember it.
+    pub until: Timestamp,
+    /// How many at the most; those that have been due for longest first.
+    pub limit: u32,
 }
 
 /// Why the store did not do it.
@@ -203,6 +248,15 @@ pub trait Store: Send + Sync {
 
     /// The newest first; all that are alive, of the ended ones 1,000 at the most.
     fn leases(&self, filter: LeaseFilter) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>>;
+
+    /// The lanes on which leases are to be settled and due.
+    fn lanes(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<String>, StoreFault>>;
+
+    /// Claims leases to settle and returns them. Another claim of the same boot may return them again.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>>;
+
+    /// The pending values, by name.
+    fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>>;
 
     fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>>;
 }

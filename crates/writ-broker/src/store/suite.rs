@@ -90,6 +90,8 @@ pub(crate) fn lease(number: u16, session: u16) -> LeaseRecord {
         version: 0,
         scope: Scope { authority: "api.openai.com".parse().unwrap(), grants: Vec::new() },
         receipt: Receipt(json!({"key": ["a", 1, null], "text": "é\u{0}'"})),
+        lane: "static".into(),
+        revealed: false,
         state: LeaseState::Pending,
         end: None,
         revoked: None,
@@ -232,7 +234,7 @@ async fn leases_are_kept_as_given(store: &dyn Store) {
 
 async fn a_lease_moves_only_forward(store: &dyn Store) {
     use LeaseState::{Active, Ended, Pending, Revoking};
-    let activate = |lease| Change::ActivateLease { lease, version: 5 };
+    let activate = |lease| Change::ActivateLease { lease, version: 5, receipt: None };
     let revoke = |lease| Change::RevokeLease { lease, at: at(2_500), end: LeaseEnd::Expired };
     let again = |lease| Change::RevokeLease { lease, at: at(2_600), end: LeaseEnd::Revoked };
     let end = |lease| Change::EndLease { lease, at: at(2_700), revoked: Revoked::Gone };
@@ -326,7 +328,7 @@ async fn leases_are_found_by_filter(store: &dyn Store) {
             Change::OpenLease(lease(4, 2)),
             Change::OpenLease(lease(5, 1)),
             Change::OpenLease(lease(6, 1)),
-            Change::ActivateLease { lease: lease_id(4), version: 1 },
+            Change::ActivateLease { lease: lease_id(4), version: 1, receipt: None },
             revoke(lease_id(5)),
             revoke(lease_id(6)),
             end(lease_id(6)),
@@ -385,7 +387,7 @@ async fn a_job_is_all_or_nothing(store: &dyn Store) {
         Change::PutMeta { key: "k".to_owned(), value: vec![1] },
         Change::OpenSession(session(1)),
         Change::OpenLease(lease(1, 1)),
-        Change::ActivateLease { lease: lease_id(1), version: 1 },
+        Change::ActivateLease { lease: lease_id(1), version: 1, receipt: None },
         Change::PutCredential(sealed("a", 1)),
         Change::RemoveCredential(name("not-there")),
     ];

@@ -29,8 +29,8 @@ use crate::{
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
-        Change, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, SessionRecord,
-        SqliteStore, Store, StoreFault,
+        Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, PendingValue,
+        SessionRecord, SqliteStore, Store, StoreFault,
     },
 };
 
@@ -159,6 +159,18 @@ impl Store for Faulty {
         self.sound.leases(filter)
     }
 
+    fn lanes(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<String>, StoreFault>> {
+        self.sound.lanes(now)
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
+        self.sound.claim(claim)
+    }
+
+    fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>> {
+        self.sound.pending()
+    }
+
     fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>> {
         self.sound.meta(key)
     }
@@ -243,7 +255,7 @@ role = "dev"
         self.life_with("key-file", Engines::default()).await
     }
 
-    pub async fn life_of(&self, engine: &'static dyn Engine) -> Life {
+    pub async fn life_of(&self, engine: Arc<dyn Engine>) -> Life {
         self.life_with("key-file", Engines::new(vec![engine])).await
     }
 
@@ -348,6 +360,7 @@ pub fn ask_open() -> Open {
         resumed_from: None,
         keepsake: None,
         variables: vec!["PATH".into(), "C_KEY".into(), "OPENAI_API_KEY".into()],
+        recipient: None,
         by_hand: false,
     }
 }

@@ -132,13 +132,13 @@ struct Slow {
 }
 
 impl Slow {
-    fn new(failing: usize) -> &'static Self {
-        Box::leak(Box::new(Self {
+    fn new(failing: usize) -> Arc<Self> {
+        Arc::new(Self {
             minting: Notify::new(),
             go: Notify::new(),
             failing: AtomicUsize::new(failing),
             revoked: AtomicUsize::new(0),
-        }))
+        })
     }
 }
 
@@ -178,7 +178,7 @@ impl Engine for Slow {
         Box::pin(async move {
             self.minting.notify_one();
             self.go.notified().await;
-            Ok(Minted { secret: Secret::new(KEY.into()), version: 1 })
+            Ok(Minted::bare(Secret::new(KEY.into()), 1))
         })
     }
 
@@ -219,9 +219,9 @@ async fn in_flight(
 #[tokio::test]
 async fn intent_is_durable_before_the_effect_and_a_canceled_acquisition_is_revoked() {
     let (home, engine) = (Home::new(), Slow::new(0));
-    let life = Arc::new(home.life_of(engine).await);
+    let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
-    let flight = in_flight(&life, engine, opened.session).await;
+    let flight = in_flight(&life, &engine, opened.session).await;
     let pending = records(&life).await;
     assert_eq!(pending.iter().map(|lease| lease.state).collect::<Vec<_>>(), [LeaseState::Pending]);
     flight.abort();
@@ -234,9 +234,9 @@ async fn intent_is_durable_before_the_effect_and_a_canceled_acquisition_is_revok
 #[tokio::test]
 async fn nothing_lands_behind_the_end_of_its_session() {
     let (home, engine) = (Home::new(), Slow::new(0));
-    let life = Arc::new(home.life_of(engine).await);
+    let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
-    let flight = in_flight(&life, engine, opened.session).await;
+    let flight = in_flight(&life, &engine, opened.session).await;
     sessions::end(&life.broker, opened.session, End::Closed(0)).await.unwrap();
     engine.go.notify_one();
     assert_eq!(flight.await.unwrap().unwrap_err().kind, RefusalKind::SessionEnded);
@@ -247,9 +247,9 @@ async fn nothing_lands_behind_the_end_of_its_session() {
 #[tokio::test]
 async fn a_revocation_reaches_a_lease_that_is_still_being_made() {
     let (home, engine) = (Home::new(), Slow::new(0));
-    let life = Arc::new(home.life_of(engine).await);
+    let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
-    let flight = in_flight(&life, engine, opened.session).await;
+    let flight = in_flight(&life, &engine, opened.session).await;
     leases::end(&life.broker, LeaseEnd::Revoked, |_, row| row.session == opened.session).await.unwrap();
     engine.go.notify_one();
     assert_eq!(flight.await.unwrap().unwrap_err().kind, RefusalKind::LeaseRevoked);
@@ -259,9 +259,9 @@ async fn a_revocation_reaches_a_lease_that_is_still_being_made() {
 #[tokio::test]
 async fn a_value_that_is_replaced_in_mid_flight_is_acquired_anew() {
     let (home, engine) = (Home::new(), Slow::new(0));
-    let life = Arc::new(home.life_of(engine).await);
+    let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
-    let flight = in_flight(&life, engine, opened.session).await;
+    let flight = in_flight(&life, &engine, opened.session).await;
     assert_eq!(life.set("c", KEY).await.unwrap(), (1, 0));
     engine.go.notify_one();
     engine.mints().await;
@@ -274,9 +274,9 @@ async fn a_value_that_is_replaced_in_mid_flight_is_acquired_anew() {
 #[tokio::test]
 async fn a_revocation_that_fails_stays_revoking_and_is_tried_again() {
     let (home, engine) = (Home::new(), Slow::new(2));
-    let life = Arc::new(home.life_of(engine).await);
+    let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
-    let flight = in_flight(&life, engine, opened.session).await;
+    let flight = in_flight(&life, &engine, opened.session).await;
     engine.go.notify_one();
     let granted = flight.await.unwrap().unwrap();
     leases::end(&life.broker, LeaseEnd::Revoked, |_, _| true).await.unwrap();

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::to_string;
-use writ_core::{CredentialName, LeaseEnd, LeaseId, LeaseState, Revoked, SessionId, Timestamp};
+use writ_core::{CredentialName, LeaseEnd, LeaseId, LeaseState, Receipt, Revoked, SessionId, Timestamp};
 
 use super::{
     fault::{fault, plain},
@@ -31,9 +31,24 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
         Change::OpenSession(record) => open_session(connection, record),
         Change::EndSession { session, at, end } => end_session(connection, *session, *at, end),
         Change::OpenLease(record) => open_lease(connection, record),
-        Change::ActivateLease { lease, version } => activate_lease(connection, *lease, *version),
+        Change::ActivateLease { lease, version, receipt } => {
+            activate_lease(connection, *lease, *version, receipt.as_ref())
+        }
+        Change::RenewLease { lease, expires_at } => renew_lease(connection, *lease, *expires_at),
         Change::RevokeLease { lease, at, end } => revoke_lease(connection, *lease, *at, *end),
+        Change::RetryLease { lease, at } => {
+            let sql = "UPDATE leases SET retry_at = ?2 WHERE id = ?1 AND state = 'revoking'";
+            run(connection, sql, params![lease.as_bytes(), at.millis()]).map(drop)
+        }
         Change::EndLease { lease, at, revoked } => end_lease(connection, *lease, *at, *revoked),
+        Change::PutPending(row) => {
+            let sql = "INSERT OR REPLACE INTO pending_values (name, version, sealed, set_at) VALUES (?1, ?2, ?3, ?4)";
+            let (name, set_at) = (row.name.as_str(), row.set_at.millis());
+            run(connection, sql, params![name, row.version, row.sealed, set_at]).map(drop)
+        }
+        Change::DropPending(name) => {
+            run(connection, "DELETE FROM pending_values WHERE name = ?1", [name.as_str()]).map(drop)
+        }
         Change::PutMeta { key, value } => {
             let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value";
@@ -119,8 +134,8 @@ fn open_lease(connection: &Connection, row: &LeaseRecord) -> Result<(), StoreFau
     let scope = to_string(&row.scope).map_err(json)?;
     let receipt = to_string(&row.receipt).map_err(json)?;
     let sql = "INSERT INTO leases (id, session, boot, workload, role, target, credential, engine, version,
-             scope, receipt, state, issued_at, expires_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'pending', ?12, ?13)";
+             scope, receipt, lane, revealed, state, issued_at, expires_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 'pending', ?14, ?15)";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
@@ -136,6 +151,8 @@ fn open_lease(connection: &Connection, row: &LeaseRecord) -> Result<(), StoreFau
                 row.version,
                 scope,
                 receipt,
+                row.lane,
+                row.revealed,
                 row.issued_at.millis(),
                 row.expires_at.millis(),
             ])
@@ -144,13 +161,36 @@ fn open_lease(connection: &Connection, row: &LeaseRecord) -> Result<(), StoreFau
         .map(drop)
 }
 
-fn activate_lease(connection: &Connection, lease: LeaseId, version: u32) -> Result<(), StoreFault> {
-    let sql = "UPDATE leases SET state = 'active', version = ?2 WHERE id = ?1 AND state = 'pending'";
-    if run(connection, sql, params![lease.as_bytes(), version])? > 0 {
-        return Ok(());
+fn activate_lease(
+    connection: &Connection,
+    lease: LeaseId,
+    version: u32,
+    receipt: Option<&Receipt>,
+) -> Result<(), StoreFault> {
+    let json = |error: serde_json::Error| StoreFault::Io(format!("lease {lease}: {error}"));
+    let receipt = receipt.map(to_string).transpose().map_err(json)?;
+    let sql = "UPDATE leases SET state = 'active', version = ?2, receipt = coalesce(?3, receipt)
+         WHERE id = ?1 AND state = 'pending'";
+    match run(connection, sql, params![lease.as_bytes(), version, receipt])? {
+        0 => Err(otherwise(connection, lease)),
+        _ => Ok(()),
     }
-    let state = lease_state(connection, lease)?;
-    Err(StoreFault::Conflict(format!("lease {lease} as {state}")))
+}
+
+fn renew_lease(connection: &Connection, lease: LeaseId, expires_at: Timestamp) -> Result<(), StoreFault> {
+    let sql = "UPDATE leases SET expires_at = ?2 WHERE id = ?1 AND state = 'active'";
+    match run(connection, sql, params![lease.as_bytes(), expires_at.millis()])? {
+        0 => Err(otherwise(connection, lease)),
+        _ => Ok(()),
+    }
+}
+
+/// That the lease is in another state, or that there is none.
+fn otherwise(connection: &Connection, lease: LeaseId) -> StoreFault {
+    match lease_state(connection, lease) {
+        Ok(state) => StoreFault::Conflict(format!("lease {lease} as {state}")),
+        Err(fault) => fault,
+    }
 }
 
 fn revoke_lease(

@@ -29,10 +29,11 @@ use std::{
 };
 
 use rusqlite::Connection;
-use writ_core::{BoxFuture, CredentialName, LeaseId, SessionId};
+use writ_core::{BoxFuture, CredentialName, LeaseId, SessionId, Timestamp};
 
 use super::{
-    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, Store, StoreFault,
+    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, SessionRecord,
+    Store, StoreFault,
 };
 
 /// Connections for point reads.
@@ -154,6 +155,18 @@ impl Store for SqliteStore {
 
     fn leases(&self, filter: LeaseFilter) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
         self.list(move |connection| rows::leases(connection, &filter))
+    }
+
+    fn lanes(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<String>, StoreFault>> {
+        self.list(move |connection| rows::lanes(connection, now))
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
+        self.list(move |connection| rows::due(connection, &claim))
+    }
+
+    fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>> {
+        self.list(rows::pending)
     }
 
     fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>> {

@@ -8,7 +8,8 @@ use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, Ses
 
 use super::fault::plain;
 use crate::store::{
-    CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+    Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, RETRY_AHEAD_MAX,
+    SessionRecord, StoreFault, StoredValue,
 };
 
 /// How many sessions, and how many ended leases, one answer holds.
@@ -23,8 +24,8 @@ macro_rules! columns {
          opened_at, expires_at, ended_at, end_reason"
     };
     (lease) => {
-        "id, session, boot, workload, role, target, credential, engine, version, scope, receipt, state, \
-         end_reason, revoked, issued_at, expires_at, ended_at"
+        "id, session, boot, workload, role, target, credential, engine, version, scope, receipt, lane, revealed, \
+         state, end_reason, revoked, issued_at, expires_at, ended_at"
     };
 }
 
@@ -117,6 +118,39 @@ pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Ve
     Ok(found)
 }
 
+pub(super) const LANES: &str = "SELECT DISTINCT lane FROM leases
+     WHERE state = 'revoking' AND (retry_at IS NULL OR retry_at <= ?1 OR retry_at > ?1 + ?2) ORDER BY lane";
+
+pub(super) const DUE: &str = concat!(
+    "SELECT ",
+    columns!(lease),
+    " FROM leases WHERE state = 'revoking' AND lane = ?3
+     AND (retry_at IS NULL OR retry_at <= ?1 OR retry_at > ?1 + ?2) ORDER BY retry_at LIMIT ?4"
+);
+
+pub(super) fn lanes(connection: &Connection, now: Timestamp) -> Result<Vec<String>, StoreFault> {
+    all(connection, LANES, (now.millis(), RETRY_AHEAD_MAX), |row| Cells(row, 0).take())
+}
+
+/// One daemon has the file, so what is due is its own to settle.
+pub(super) fn due(connection: &Connection, claim: &Claim) -> Result<Vec<LeaseRecord>, StoreFault> {
+    let Claim { lane, now, limit, .. } = claim;
+    all(connection, DUE, (now.millis(), RETRY_AHEAD_MAX, lane, limit), decode_lease)
+}
+
+pub(super) fn pending(connection: &Connection) -> Result<Vec<PendingValue>, StoreFault> {
+    let sql = "SELECT name, version, sealed, set_at FROM pending_values ORDER BY name";
+    all(connection, sql, (), |row| {
+        let mut cells = Cells(row, 0);
+        Ok(PendingValue {
+            name: cells.parsed()?,
+            version: cells.take()?,
+            sealed: cells.take()?,
+            set_at: cells.instant()?,
+        })
+    })
+}
+
 pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
     one(connection, "SELECT value FROM meta WHERE key = ?1", [key], |row| Cells(row, 0).take())
 }
@@ -204,6 +238,8 @@ fn decode_lease(row: &Row<'_>) -> Result<LeaseRecord, StoreFault> {
         version: cells.take()?,
         scope: cells.json()?,
         receipt: cells.json()?,
+        lane: cells.take()?,
+        revealed: cells.take()?,
         state: cells.named()?,
         end: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
         revoked: cells.take::<Option<String>>()?.as_deref().map(named).transpose()?,
