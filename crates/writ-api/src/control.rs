@@ -311,4 +311,8 @@ pub struct LeaseRow {
     pub issued_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    /// The program holds the credential.
+    pub revealed: bool,
+    /// Where its revocation queues.
+    pub lane: String,
 }

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use writ_core::{
-    CredentialName, Door, Level, NamedAddress, Placeholder, Refusal, RoleName, SessionId, SpiffeId,
-    Timestamp, Ttl,
+    Authority, CredentialName, Door, LeaseId, Level, Login, NamedAddress, Placeholder, RecipientKey, Refusal,
+    Reveal, RoleName, Sealed, SessionId, SpiffeId, TargetName, Timestamp, Ttl,
 };
 
 /// What the launcher says.
@@ -49,6 +49,8 @@ pub struct Open {
     pub keepsake: Option<String>,
     /// Names, not values, of the variables that the launcher would pass on.
     pub variables: Vec<String>,
+    /// Credentials that the session reveals are sealed to this key; without one, none is revealed.
+    pub recipient: Option<RecipientKey>,
     /// `writ session open --listen`: no program, the session lives until it is revoked or the socket closes.
     pub by_hand: bool,
 }
@@ -96,8 +98,30 @@ pub struct Opened {
     pub readable: Vec<String>,
     /// Presets behind the session's targets: the launcher knows which files and variables their programs need.
     pub presets: Vec<String>,
+    /// Logins for the program to hold.
+    pub revealed: Vec<Revealed>,
     /// What this installation's next daemon needs to go on with the session; base64, and sealed: it tells its holder nothing.
     pub keepsake: String,
+}
+
+/// A login that the program gets: made for this session, gone with its lease. The program's connections lead through a door of
+/// the session, which the end of the lease cuts too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revealed {
+    pub target: TargetName,
+    pub credential: CredentialName,
+    pub lease: LeaseId,
+    pub reveal: Reveal,
+    /// Variables that get the whole login as a URL.
+    pub env: Vec<String>,
+    /// The name and port by which the program reaches the server; its certificate bears the name.
+    pub authority: Authority,
+    /// The server's trust anchors, PEM, where they are not the system's.
+    pub tls_ca: Option<String>,
+    pub login: Login,
+    pub expires_at: Timestamp,
+    /// The password, for [`Open::recipient`], bound to session and lease.
+    pub sealed: Sealed,
 }
 
 /// A variable that holds a placeholder.

@@ -79,6 +79,7 @@ fn from_launcher() -> Vec<FromLauncher> {
         resumed_from: Some(session()),
         keepsake: Some("a2VlcHNha2U=".into()),
         variables: vec!["PATH".into(), "OPENAI_API_KEY".into()],
+        recipient: None,
         by_hand: false,
     };
     let bare = Open {
@@ -131,6 +132,7 @@ fn from_broker() -> Vec<FromBroker> {
             caches: vec!["~/.cargo/registry".into()],
             readable: vec!["/srv/tools".into()],
             presets: vec!["openai".into()],
+            revealed: Vec::new(),
             keepsake: "a2VlcHNha2U=".into(),
         }),
         FromBroker::Refused(refusal()),
@@ -297,6 +299,8 @@ fn lease_row() -> LeaseRow {
         revoked: Some("use-blocked".into()),
         issued_at: NOW,
         expires_at: later(),
+        revealed: false,
+        lane: "static".into(),
         ended_at: Some(later()),
     }
 }

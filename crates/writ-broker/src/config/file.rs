@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 use writ_core::{
-    Authority, CredentialName, Egress, PathPattern, RoleName, Selector, SpiffeId, TargetName, Ttl,
+    Authority, CredentialName, Egress, PathPattern, Reveal, RoleName, Selector, SpiffeId, TargetName, Ttl,
 };
 
 use super::When;
@@ -94,6 +94,8 @@ pub struct CredentialEntry {
     pub engine: Option<Spanned<String>>,
     /// Where the value is kept, if not in writ's own store: `cmd://…` or `file:///…`.
     pub source: Option<Spanned<String>>,
+    /// What the engine is told, in its own words.
+    pub config: Option<Spanned<serde_json::Value>>,
 }
 
 /// `[[target]]`
@@ -110,6 +112,8 @@ pub struct TargetEntry {
     /// Pass bytes on untouched, whatever the protocol.
     #[serde(default)]
     pub tunnel: bool,
+    /// Hand the credential to the program, in this form, and pass its connections on untouched.
+    pub reveal: Option<Spanned<Reveal>>,
     pub dial: Option<Spanned<String>>,
     pub tls_ca: Option<Spanned<PathBuf>>,
     #[serde(default)]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use toml::Spanned;
 use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, RoleName, Shape, TargetName, Ttl};
 
@@ -230,17 +230,25 @@ impl At<'_> {
         let engine = entry.engine.as_ref().map_or(ENGINE, |engine| engine.as_ref().as_str());
         let at = || entry.engine.as_ref().map_or(entry.name.span(), Spanned::span);
         let Some(maker) = writ_engine::engine(engine) else {
-            let known = writ_engine::engines().iter().map(|engine| engine.name());
+            let engines = writ_engine::engines();
+            let known = engines.iter().map(|engine| engine.name());
             return Err(self.unknown(at(), "secrets engine", engine, known));
         };
-        let engine_config = match &entry.source {
-            Some(source) => json!({ "source": source.as_ref() }),
-            None => json!({}),
-        };
+        let engine_config = self.engine_config(&entry)?;
         maker.check(&name, &engine_config).map_err(|fault| {
-            let span = entry.source.as_ref().map_or_else(at, Spanned::span);
+            let told = entry.config.as_ref().map(Spanned::span);
+            let span = told.or_else(|| entry.source.as_ref().map(Spanned::span)).unwrap_or_else(at);
             self.fault(span, fault.to_string(), "correct it")
         })?;
+        let uses = targets.iter().filter(|target| target.credential.as_ref() == Some(&name));
+        if let Some(target) = uses.clone().find(|target| target.reveal.is_some() != maker.makes_logins()) {
+            let (what, next) = match target.reveal {
+                Some(_) => ("cannot be revealed: it is no login", "remove `reveal` from the target"),
+                None => ("is a login, which cannot be put into requests", "add `reveal` to the target"),
+            };
+            let what = format!("what the engine {engine} makes {what} (target {})", target.name);
+            return Err(self.fault(at(), what, next));
+        }
         Ok(ResolvedCredential {
             env,
             owner: entry.owner,
@@ -249,6 +257,36 @@ impl At<'_> {
             shape: presets.first().map_or(Shape::GENERIC, |preset| preset.shape),
             name,
         })
+    }
+
+    /// What the engine is told: `config`, or `source`, which is its short form for the engine `static`. The files that it names
+    /// are read here, relative to `writ.toml`.
+    fn engine_config(&self, entry: &CredentialEntry) -> Fallible<Value> {
+        match (&entry.config, &entry.source) {
+            (Some(config), Some(_)) => Err(self.fault(
+                config.span(),
+                "`source` and `config` both say where the value is",
+                "write one of them",
+            )),
+            (Some(config), None) => {
+                let mut config = config.as_ref().clone();
+                if let Some(path) = config.get_mut("tls_ca") {
+                    *path = self.named_ca(path, entry)?;
+                }
+                Ok(config)
+            }
+            (None, Some(source)) => Ok(json!({ "source": source.as_ref() })),
+            (None, None) => Ok(json!({})),
+        }
+    }
+
+    /// The certificates in the file that an engine's `tls_ca` names.
+    fn named_ca(&self, path: &Value, entry: &CredentialEntry) -> Fallible<Value> {
+        let span = entry.config.as_ref().map_or(entry.name.span(), Spanned::span);
+        match path.as_str() {
+            Some(path) => self.tls_ca(&span, Path::new(path)).map(Value::String),
+            None => Err(self.fault(span, "`tls_ca` is not the path of a file", "correct it")),
+        }
     }
 
     fn env(&self, env: &Spanned<Vec<String>>) -> Fallible<Vec<String>> {

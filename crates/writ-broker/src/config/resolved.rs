@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde_json::Value;
 use writ_core::{
-    Authority, CredentialName, Egress, Grant, Host, Injection, Preset, RoleName, RoutePlan, Shape,
+    Authority, CredentialName, Egress, Grant, Host, Injection, Preset, Reveal, RoleName, RoutePlan, Shape,
     TargetName, Ttl,
 };
 
@@ -69,6 +69,8 @@ pub struct ResolvedTarget {
     pub credential: Option<CredentialName>,
     /// Bytes pass untouched, whatever the protocol.
     pub tunnel: bool,
+    /// The credential is handed to the program, and the program's connections pass untouched.
+    pub reveal: Option<Reveal>,
     /// The declared places, the default first.
     pub injections: Vec<Injection>,
     /// `host:port`

@@ -1,8 +1,8 @@
 //! One `[[target]]`: where it is, and how it takes its credential, if it takes one.
 //!
-//! There are three kinds. One takes a credential, at the places that its preset or `inject` declares. One takes none: what is sent
+//! There are four kinds. One takes a credential, at the places that its preset or `inject` declares. One takes none: what is sent
 //! there is judged by scope and recorded, and nothing is put into it. A tunnel passes bytes untouched, so that nothing of it can be
-//! judged, and every key that would pretend otherwise is a fault.
+//! judged, and every key that would pretend otherwise is a fault. One that reveals is a tunnel whose credential the program holds.
 
 use std::{collections::BTreeSet, ops::Range, path::Path};
 
@@ -27,8 +27,11 @@ impl At<'_> {
             let known = credentials.iter().map(CredentialName::as_str);
             return Err(self.unknown(name.span(), "credential", name.as_ref().as_str(), known));
         }
-        let (authority, injections) =
-            if entry.tunnel { (self.tunnel(span, &entry)?, Vec::new()) } else { self.service(span, &entry)? };
+        let (authority, injections) = if entry.tunnel || entry.reveal.is_some() {
+            (self.tunnel(span, &entry)?, Vec::new())
+        } else {
+            self.service(span, &entry)?
+        };
         let preset = entry.preset.as_ref().and_then(|name| preset(name.as_ref()));
         if let Some(dial) = &entry.dial {
             check::dial(dial.as_ref()).map_err(self.wrong(dial.span()))?;
@@ -38,12 +41,13 @@ impl At<'_> {
             check::private(net.as_ref()).map_err(self.wrong(net.span()))?;
         }
         Ok(ResolvedTarget {
-            tls_ca: entry.tls_ca.as_ref().map(|path| self.tls_ca(path)).transpose()?,
+            tls_ca: entry.tls_ca.as_ref().map(|path| self.tls_ca(&path.span(), path.as_ref())).transpose()?,
             name: entry.name.into_inner(),
             preset,
             authority,
             credential: entry.credential.map(Spanned::into_inner),
-            tunnel: entry.tunnel,
+            tunnel: entry.tunnel || entry.reveal.is_some(),
+            reveal: entry.reveal.map(Spanned::into_inner),
             injections,
             dial: entry.dial.map(Spanned::into_inner),
             allow_private: entry.allow_private.into_iter().map(|net| net.into_inner().trunc()).collect(),
@@ -59,11 +63,16 @@ impl At<'_> {
 
     /// Where a tunnel leads.
     fn tunnel(&self, span: Range<usize>, entry: &TargetEntry) -> Fallible<Authority> {
+        let revealed = entry.reveal.is_some();
+        if let (Some(reveal), None) = (&entry.reveal, &entry.credential) {
+            let what = format!("the target {:?} does not say what is revealed", entry.name.as_ref().as_str());
+            return Err(self.fault(reveal.span(), what, "add `credential`"));
+        }
         let idle = [
             ("preset", entry.preset.as_ref().map(Spanned::span)),
             ("inject", entry.inject.as_ref().map(Spanned::span)),
-            ("credential", entry.credential.as_ref().map(Spanned::span)),
-            ("tls_ca", entry.tls_ca.as_ref().map(Spanned::span)),
+            ("credential", entry.credential.as_ref().map(Spanned::span).filter(|_| !revealed)),
+            ("tls_ca", entry.tls_ca.as_ref().map(Spanned::span).filter(|_| !revealed)),
             ("pass_unscrubbed", entry.pass_unscrubbed.then(|| span.clone())),
         ];
         if let Some((key, Some(at))) = idle.into_iter().find(|(_, at)| at.is_some()) {
@@ -134,15 +143,16 @@ impl At<'_> {
         Ok((authority, preset.injections()))
     }
 
-    fn tls_ca(&self, path: &Spanned<std::path::PathBuf>) -> Fallible<String> {
-        if path.as_ref().starts_with("~") {
+    /// The certificates in the file at `path`, which is written at `span`.
+    pub(super) fn tls_ca(&self, span: &Range<usize>, path: &Path) -> Fallible<String> {
+        if path.starts_with("~") {
             let next = "write the whole path, or one relative to this file";
-            return Err(self.fault(path.span(), "`~` is not expanded here", next));
+            return Err(self.fault(span.clone(), "`~` is not expanded here", next));
         }
-        let full = self.path.parent().unwrap_or(Path::new(".")).join(path.as_ref());
+        let full = self.path.parent().unwrap_or(Path::new(".")).join(path);
         let pem = load::read(&full, load::CA_MAX)
-            .map_err(|fault| self.fault(path.span(), fault.to_string(), "correct `tls_ca`"))?;
-        check::certificates(&pem).map_err(self.wrong(path.span()))?;
+            .map_err(|fault| self.fault(span.clone(), fault.to_string(), "correct `tls_ca`"))?;
+        check::certificates(&pem).map_err(self.wrong(span.clone()))?;
         Ok(pem)
     }
 }

@@ -34,6 +34,14 @@ pub(super) fn no_grant(role: &ResolvedRole, target: &TargetName) -> Decision {
     )
 }
 
+pub(super) fn other_delivery(target: &ResolvedTarget) -> Decision {
+    let way = if target.reveal.is_some() { "reveals its credential" } else { "injects its credential" };
+    deny(
+        format!("the target {} {way}, and is used in no other way", target.name),
+        "start a new run: the configuration has changed",
+    )
+}
+
 pub(super) fn other_credential(target: &ResolvedTarget, asked: &Asked) -> Decision {
     let name = |of: &Option<CredentialName>| of.as_ref().map_or("none", CredentialName::as_str).to_owned();
     deny(

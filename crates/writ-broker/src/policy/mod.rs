@@ -136,6 +136,9 @@ impl Policy for CedarPolicy {
         else {
             return Ok(explain::no_grant(&role.role, &asked.target));
         };
+        if target.reveal.is_some() != (asked.action == Action::Reveal) {
+            return Ok(explain::other_delivery(target));
+        }
         if target.credential != asked.credential {
             return Ok(explain::other_credential(target, asked));
         }
@@ -153,6 +156,7 @@ fn whole(resolved: &Resolved, fault: &dyn std::error::Error) -> ConfigFault {
 const fn action_name(action: Action) -> &'static str {
     match action {
         Action::Inject => "inject",
+        Action::Reveal => "reveal",
     }
 }
 

@@ -246,7 +246,8 @@ impl Templates {
         let condition =
             when.map(|when| format!(" when {{ context.windows.contains(\"{when}\") }}")).unwrap_or_default();
         let text = format!(
-            "permit(principal in ?principal, action == Action::\"inject\", resource == ?resource){condition};"
+            "permit(principal in ?principal, action in [Action::\"inject\", Action::\"reveal\"], \
+             resource == ?resource){condition};"
         );
         let template = Template::parse(Some(PolicyId::new(&shape)), text).map_err(Box::new)?;
         self.0.insert(shape, template.clone());

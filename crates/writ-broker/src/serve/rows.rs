@@ -45,5 +45,7 @@ pub(super) fn lease(record: LeaseRecord) -> LeaseRow {
         issued_at: record.issued_at,
         expires_at: record.expires_at,
         ended_at: record.ended_at,
+        revealed: record.revealed,
+        lane: record.lane,
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn opened(door: &Unlocked, ask: &Open, prepared: &Prepared, ready: Se
         caches: rules.resolved.run.caches.clone(),
         readable: rules.resolved.run.readable.clone(),
         presets: presets.into_iter().map(str::to_owned).collect(),
+        revealed: Vec::new(),
         keepsake: String::new(),
     }
 }
@@ -73,7 +74,8 @@ pub(super) fn opened(door: &Unlocked, ask: &Open, prepared: &Prepared, ready: Se
 /// The variables of the credentials behind targets.
 fn variables(door: &Unlocked, rules: &Rules, targets: &[Arc<ResolvedTarget>]) -> Vec<Variable> {
     let mut variables: Vec<Variable> = Vec::new();
-    for credential in rules.resolved.credentials_of(targets) {
+    let injected: Vec<_> = targets.iter().filter(|target| target.reveal.is_none()).cloned().collect();
+    for credential in rules.resolved.credentials_of(&injected) {
         let placeholder = door.vault.placeholder(&credential.name, &credential.shape);
         for name in &credential.env {
             if variables.iter().all(|known| known.name != *name) {

@@ -155,6 +155,7 @@ mod tests {
             caches: Vec::new(),
             readable: Vec::new(),
             presets: Vec::new(),
+            revealed: Vec::new(),
             keepsake: String::new(),
         };
         let inherited = [

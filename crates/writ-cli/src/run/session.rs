@@ -79,6 +79,7 @@ impl Request {
             resumed_from: None,
             keepsake: None,
             variables: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+            recipient: None,
             by_hand,
         };
         Self { open }
