@@ -33,6 +33,8 @@ pub struct Attack {
     /// Where the program starts, and where writ's own files are.
     pub starts_in: &'static str,
     pub writ_home: &'static str,
+    /// How many files each process may have open, where that is less than elsewhere: the daemon as well.
+    pub descriptors: Option<u32>,
 }
 
 /// The attack of that name.
@@ -52,6 +54,7 @@ const fn says(name: &'static str, does: &'static str, held_by: &'static str, scr
         before: |_| {},
         starts_in: "work",
         writ_home: "writ",
+        descriptors: None,
     }
 }
 
@@ -451,6 +454,7 @@ got()
     ),
     Attack {
         evidence: Evidence::Meanwhile(Scene::others_want),
+        descriptors: Some(2048),
         ..says(
             "use_up_the_daemons_connections",
             "opens thousands of connections to whatever of the daemon's it reaches, and keeps them",
@@ -459,6 +463,9 @@ got()
 import resource, select
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+filled, fills = os.pipe()
+first = os.fork() > 0
+if not first: libc.prctl(1, 9, 0, 0, 0)
 doors = [("unix", A["writ_home"] + "/run/control.sock"), ("unix", A["writ_home"] + "/run/run.sock")]
 if not os.path.exists(A["writ_home"] + "/run"):
     for line in open("/proc/net/tcp"):
@@ -481,7 +488,10 @@ def fill(wanted):
                 break
             held[s.fileno()] = s
 fill(1500)
-print("HOLDING", len(held), flush=True)
+if first:
+    os.read(filled, 1)
+    print("HOLDING", len(held), flush=True)
+else: os.write(fills, b".")
 poll = select.poll()
 poll.register(0)
 for fd in held: poll.register(fd, select.POLLHUP)
@@ -498,6 +508,7 @@ while not done:
         before = set(held)
         fill(again)
         for fd in set(held) - before: poll.register(fd, select.POLLHUP)
+if not first: os._exit(0)
 "##,
         )
     },

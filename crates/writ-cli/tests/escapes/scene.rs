@@ -50,6 +50,7 @@ pub struct Scene {
     inherited: File,
     starts_in: &'static str,
     writ_home: &'static str,
+    descriptors: Option<u32>,
 }
 
 /// In front of every script.
@@ -137,6 +138,7 @@ impl Scene {
             inherited,
             starts_in: attack.starts_in,
             writ_home: attack.writ_home,
+            descriptors: attack.descriptors,
         };
         let out = scene.writ(&["credential", "set", "k"], scene.key.value());
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -258,7 +260,14 @@ impl Scene {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.account.command(&self.account.writ);
+        let mut command = match self.descriptors {
+            Some(most) => {
+                let mut command = self.account.command(Path::new("prlimit"));
+                command.arg(format!("--nofile={most}:{most}")).arg(&self.account.writ);
+                command
+            }
+            None => self.account.command(&self.account.writ),
+        };
         let own = ["work/.venv/bin", "tools"].map(|name| self.account.path(name).display().to_string());
         let path = format!("{SYSTEM_PATH}:{}:{}", own.join(":"), std::env::temp_dir().display());
         command
