@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Takes away each line that holds an agent, and sees that a test notices.
+
+    tests/mutations/run.py                      all of mutations.py, and docs/mutations.md is written
+    tests/mutations/run.py --only TEXT          those whose name or file has this text; nothing is written
+    tests/mutations/run.py --cargo "nice cargo" another way to call cargo
+
+It works on a copy of HEAD below `target/mutations`, with its own target directory, so nothing of the checkout is touched. As root, since
+some walls are only there for uid 0. A mutation that does not compile, or whose anchor is not there, is an error: a list that
+does not fit the code proves nothing.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from mutations import MUTATIONS  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLACE = ROOT / "target" / "mutations"
+TREE = PLACE / "tree"
+TARGET = PLACE / "target"
+RESULTS = ROOT / "docs" / "mutations.md"
+# A suite that hangs has noticed.
+SUITE_MAX = 300
+SUITES = {
+    "launch": ("writ-run", ["--test", "launch"], []),
+    "view": ("writ-run", ["--test", "view"], []),
+    "restricted": ("writ-run", ["--test", "restricted"], []),
+    "lib": ("writ-run", ["--lib"], []),
+    "proxy": ("writ-proxy", ["--lib"], ["assigned"]),
+    "escapes": ("writ-cli", ["--test", "escapes"], []),
+    "ladder": ("writ-cli", ["--test", "ladder"], []),
+}
+# The first test that a harness names as failed: the standard one's, or the launch suite's.
+FAILED = re.compile(r"^test (\S+)(?: \(\w+\))? \.\.\. FAILED", re.MULTILINE)
+
+
+class Fault(Exception):
+    pass
+
+
+def copy_tree():
+    subprocess.run(["rm", "-rf", str(TREE)], check=True)
+    TREE.mkdir(parents=True)
+    archive = subprocess.Popen(["git", "-C", str(ROOT), "archive", "HEAD"], stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", str(TREE)], stdin=archive.stdout, check=True)
+    if archive.wait() != 0:
+        raise Fault("git archive failed")
+    built = ROOT / "target" / "debug"
+    if built.is_dir() and not TARGET.exists():
+        TARGET.mkdir(parents=True)
+        # Dependencies are compiled already; cargo never writes into a file that it made before.
+        subprocess.run(["cp", "-al", str(built), str(TARGET / "debug")], check=True)
+
+
+def run_suite(cargo, name):
+    """What failed first; None where all passed."""
+    kind, _, filters = name.partition(":")
+    package, select, always = SUITES[kind]
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(TARGET))
+    base = ["test", "--quiet", "-p", package, *select]
+    built = subprocess.run([*cargo, *base, "--no-run"], cwd=TREE, env=environment, capture_output=True, text=True)
+    if built.returncode != 0:
+        raise Fault("it does not compile:\n" + built.stderr)
+    tests = ["cargo", *[word for word in base if word != "--quiet"], "--", *always, *filter(None, filters.split(","))]
+    try:
+        ran = subprocess.run(tests, cwd=TREE, env=environment, capture_output=True, text=True, timeout=SUITE_MAX)
+    except subprocess.TimeoutExpired:
+        return f"{kind} (it hangs)"
+    if ran.returncode == 0:
+        return None
+    first = FAILED.search(ran.stdout)
+    return f"{kind}: `{first.group(1)}`" if first else f"{kind}"
+
+
+def try_mutation(cargo, file, anchor, replacement, suites):
+    path = TREE / file
+    original = path.read_text()
+    if original.count(anchor) != 1:
+        raise Fault(f"{file}: the anchor is there {original.count(anchor)} times: {anchor!r}")
+    path.write_text(original.replace(anchor, replacement))
+    try:
+        for suite in suites.split():
+            killer = run_suite(cargo, suite)
+            if killer:
+                return killer
+        return None
+    finally:
+        path.write_text(original)
+
+
+def table(results):
+    rows = [f"| {name} | `{file.removeprefix('crates/')}` | {killer or '**nothing**'} |" for name, file, killer in results]
+    killed = sum(1 for _, _, killer in results if killer)
+    return "\n".join(
+        [
+            "# What notices when a wall is gone",
+            "",
+            "Each row is a line of the launch, the view or the proxy that was taken away, and the first test that failed without it.",
+            "Written by `tests/mutations/run.py` from `tests/mutations/mutations.py` (`just mutations`); it takes an hour and is not a part of CI.",
+            f"Noticed: {killed} of {len(results)}.",
+            "",
+            "| without it | file | noticed by |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--cargo", default="cargo")
+    arguments = parser.parse_args()
+    cargo = shlex.split(arguments.cargo)
+    chosen = [one for one in MUTATIONS if not arguments.only or any(text in one[0] or text in one[1] for text in arguments.only)]
+    copy_tree()
+    faults, results = [], []
+    for suite in sorted({suite.partition(":")[0] for one in chosen for suite in one[4].split()}):
+        if not arguments.only and (failed := run_suite(cargo, suite)):
+            print(f"without any mutation, this fails: {failed}")
+            return 1
+    for name, file, anchor, replacement, suites in chosen:
+        try:
+            killer = try_mutation(cargo, file, anchor, replacement, suites)
+        except Fault as fault:
+            faults.append(name)
+            print(f"FAULT     {name}: {fault}", flush=True)
+            continue
+        results.append((name, file, killer))
+        print(f"{'noticed ' if killer else 'SURVIVED'}  {name}: {killer or ''}", flush=True)
+    if not arguments.only and not faults:
+        RESULTS.write_text(table(results))
+    return 1 if faults or any(not killer for _, _, killer in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
