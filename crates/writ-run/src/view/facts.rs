@@ -162,7 +162,7 @@ impl Facts {
 }
 
 /// Where a cache is, unless a link that an agent can lay leads to it from a writable place: it would be made writable as well.
-fn cache_at(cache: &Path, own: &[PathBuf], writable: &[PathBuf]) -> Option<PathBuf> {
+pub(crate) fn cache_at(cache: &Path, own: &[PathBuf], writable: &[PathBuf]) -> Option<PathBuf> {
     let within = |place: &Path, grounds: &[PathBuf]| grounds.iter().any(|ground| place.starts_with(ground));
     let way = way(cache)?;
     let laid = way.links.iter().any(|link| within(link, writable));
