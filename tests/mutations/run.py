@@ -4,8 +4,10 @@
     tests/mutations/run.py                      all of mutations.py, and docs/mutations.md is written
     tests/mutations/run.py --only TEXT          those whose name or file has this text; nothing is written
     tests/mutations/run.py --cargo "nice cargo" another way to call cargo
+    tests/mutations/run.py --part 1/2           one of two that run at the same time; the last one that ends writes
 
-It works on a copy of HEAD below `target/mutations`, with its own target directory, so nothing of the checkout is touched. As root, since
+It works on copies of HEAD below `target/mutations`, with target directories of their own, so nothing of the checkout is touched; what
+was found is kept there for `--part` and for `--resume`, which tries only what is not known yet. As root, since
 some walls are only there for uid 0. A mutation that does not compile, or whose anchor is not there, is an error: a list that
 does not fit the code proves nothing.
 """
@@ -24,8 +26,7 @@ from mutations import MUTATIONS  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLACE = ROOT / "target" / "mutations"
-TREE = PLACE / "tree"
-TARGET = PLACE / "target"
+FOUND = PLACE / "found"
 RESULTS = ROOT / "docs" / "mutations.md"
 # A suite that hangs has noticed.
 SUITE_MAX = 180
@@ -46,9 +47,12 @@ class Fault(Exception):
     pass
 
 
-def copy_tree():
+def copy_tree(part):
+    global TREE, TARGET
+    TREE, TARGET = PLACE / f"tree-{part}", PLACE / f"target-{part}"
     subprocess.run(["rm", "-rf", str(TREE)], check=True)
     TREE.mkdir(parents=True)
+    FOUND.mkdir(exist_ok=True)
     archive = subprocess.Popen(["git", "-C", str(ROOT), "archive", "HEAD"], stdout=subprocess.PIPE)
     subprocess.run(["tar", "-x", "-C", str(TREE)], stdin=archive.stdout, check=True)
     if archive.wait() != 0:
@@ -102,6 +106,10 @@ def try_mutation(cargo, file, anchor, replacement, suites):
         path.write_text(original)
 
 
+def record(name):
+    return FOUND / name.replace("/", " ")
+
+
 def table(results):
     rows = [f"| {name} | `{file.removeprefix('crates/')}` | {killer or '**nothing**'} |" for name, file, killer in results]
     killed = sum(1 for _, _, killer in results if killer)
@@ -125,16 +133,24 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--cargo", default="cargo")
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
+    part, parts = map(int, arguments.part.split("/"))
     cargo = shlex.split(arguments.cargo)
     chosen = [one for one in MUTATIONS if not arguments.only or any(text in one[0] or text in one[1] for text in arguments.only)]
-    copy_tree()
+    copy_tree(part)
     faults, results = [], []
-    for suite in sorted({suite.partition(":")[0] for one in chosen for suite in one[4].split()}):
-        if not arguments.only and (failed := run_suite(cargo, suite)):
-            print(f"without any mutation, this fails: {failed}")
-            return 1
-    for name, file, anchor, replacement, suites in chosen:
+    if not arguments.only and not arguments.resume:
+        for name in MUTATIONS[part - 1 :: parts]:
+            record(name[0]).unlink(missing_ok=True)
+        for suite in sorted({suite.partition(":")[0] for one in chosen for suite in one[4].split()}):
+            if part == 1 and (failed := run_suite(cargo, suite)):
+                print(f"without any mutation, this fails: {failed}")
+                return 1
+    for name, file, anchor, replacement, suites in chosen[part - 1 :: parts]:
+        if arguments.resume and record(name).exists():
+            continue
         try:
             killer = try_mutation(cargo, file, anchor, replacement, suites)
         except Fault as fault:
@@ -142,9 +158,10 @@ def main():
             print(f"FAULT     {name}: {fault}", flush=True)
             continue
         results.append((name, file, killer))
+        record(name).write_text(killer or "")
         print(f"{'noticed ' if killer else 'SURVIVED'}  {name}: {killer or ''}", flush=True)
-    if not arguments.only and not faults:
-        RESULTS.write_text(table(results))
+    if not arguments.only and all(record(name).exists() for name, *_ in MUTATIONS):
+        RESULTS.write_text(table([(name, file, record(name).read_text()) for name, file, *_ in MUTATIONS]))
     return 1 if faults or any(not killer for _, _, killer in results) else 0
 
 
