@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
-    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt,
-    Refusal, RefusalKind, Tools,
+    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Login, Minted, Permit, Receipt,
+    RecipientKey, Refusal, RefusalKind, Tools,
 };
 
 use super::{BrokerTools, table::Barred};
@@ -39,14 +39,33 @@ pub(crate) async fn issue(
     permit: &Permit,
     credential: Option<&ResolvedCredential>,
 ) -> Result<Granted, Refusal> {
+    let made = issue_to(broker, open, session, permit, credential, session.recipient()).await?;
+    Ok(made.granted)
+}
+
+/// The same, sealed to a key of whoever is to have it.
+pub(super) async fn issue_to(
+    broker: &Broker,
+    open: &Unlocked,
+    session: &Session,
+    permit: &Permit,
+    credential: Option<&ResolvedCredential>,
+    recipient: &RecipientKey,
+) -> Result<Made, Refusal> {
     for _ in 1..ATTEMPTS {
-        match attempt(broker, open, session, permit, credential).await {
+        match attempt(broker, open, session, permit, credential, recipient).await {
             // Only a replaced credential ends a flight so.
             Err(refusal) if refusal.kind == RefusalKind::LeaseExpired => {}
             answer => return answer,
         }
     }
-    attempt(broker, open, session, permit, credential).await
+    attempt(broker, open, session, permit, credential, recipient).await
+}
+
+/// A lease, and whose account its secret opens.
+pub(super) struct Made {
+    pub granted: Granted,
+    pub login: Option<Login>,
 }
 
 async fn attempt(
@@ -55,7 +74,8 @@ async fn attempt(
     session: &Session,
     permit: &Permit,
     credential: Option<&ResolvedCredential>,
-) -> Result<Granted, Refusal> {
+    recipient: &RecipientKey,
+) -> Result<Made, Refusal> {
     let maker = Maker::of(broker, credential)?;
     let tools = BrokerTools { broker, open };
     let issued_at = broker.clock.now();
@@ -83,10 +103,10 @@ async fn attempt(
     };
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
     let place = Place::Lease { session: session.id(), lease };
-    let sealed = minted.map(|made| seal::seal(&made.secret, session.recipient(), &place));
+    let sealed = minted.as_ref().map(|made| seal::seal(&made.secret, recipient, &place));
     let sealed = sealed.transpose().map_err(fault::seal)?;
     flight.land(deadline).map_err(overtaken)?;
-    Ok(Granted {
+    let granted = Granted {
         lease,
         credential: permit.asked().credential.clone(),
         credential_type: maker.name().to_owned(),
@@ -94,7 +114,8 @@ async fn attempt(
         issued_at,
         expires_at: permit.expires_at(),
         sealed,
-    })
+    };
+    Ok(Made { granted, login: minted.and_then(|made| made.login) })
 }
 
 /// Where what a lease hands out comes from.
@@ -206,7 +227,7 @@ fn barred(barred: Barred) -> Refusal {
     }
 }
 
-fn revoked() -> Refusal {
+pub(super) fn revoked() -> Refusal {
     Refusal::new(
         RefusalKind::LeaseRevoked,
         "an operator revoked this session's lease on the target",

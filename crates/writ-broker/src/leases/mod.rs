@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   issue   plan ─► OpenLease durable ─► mint ─► ActivateLease durable ─► seal ─► land      (issue.rs)
+//!   reveal  the same, sealed to the launcher, for a program to hold                           (reveal.rs)
 //!   end     mark ─► RevokeLease durable ─► tell the holders                                (end.rs)
 //!   settle  engine.revoke, verified ─► EndLease durable                                    (settle.rs)
 //! ```
@@ -11,12 +12,14 @@
 
 mod end;
 mod issue;
+mod reveal;
 mod settle;
 mod table;
 mod tools;
 
 pub(crate) use end::{cancel, end, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
+pub(crate) use reveal::{held, reveal};
 pub(crate) use settle::{Settled, settle};
 pub(crate) use table::Table;
 pub(crate) use tools::BrokerTools;

@@ -161,6 +161,19 @@ impl Table {
         None
     }
 
+    /// Until when a lease lives that is alive now.
+    pub fn deadline(&self, lease: &LeaseId) -> Option<Deadline> {
+        match self.lock().rows.get(lease)?.stage {
+            Stage::Alive(deadline) => Some(deadline),
+            Stage::Flying | Stage::Canceled(_) | Stage::Ending(_) => None,
+        }
+    }
+
+    /// Whether a revocation bars a session from a target.
+    pub fn is_barred(&self, session: SessionId, target: &TargetName) -> bool {
+        self.lock().revoked.contains(&(session, target.clone()))
+    }
+
     /// How many are alive, of one session or credential.
     pub fn count(&self, which: impl Fn(&Row) -> bool) -> usize {
         let alive = |row: &&Row| matches!(row.stage, Stage::Alive(_)) && which(row);
