@@ -19,6 +19,7 @@
 
 mod build;
 mod compose;
+pub(crate) mod delivered;
 pub(crate) mod credentials;
 mod enter;
 mod etc;
@@ -33,7 +34,7 @@ pub(crate) mod worktree;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, RawPath, Seeding};
+use crate::{Bytes, Delivered, RawPath, Seeding};
 
 pub use enter::enter;
 pub use facts::Facts;
@@ -64,6 +65,10 @@ impl View {
                 },
                 Content::Etc(etc) => format!("the host's with {} files of writ's over it", etc.files.len()),
                 Content::File { .. } => "a file of writ's".to_owned(),
+                Content::Delivered { files } => {
+                    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+                    format!("in memory, for this program: {}", names.join(", "))
+                }
                 Content::Cover => "covered".to_owned(),
             };
             format!("{:?}: {what}", place.at.0)
@@ -103,6 +108,8 @@ enum Content {
     Etc(Etc),
     /// A read-only file of ours.
     File { source: Source },
+    /// A directory in memory with files for the program, read-only inside and written from outside.
+    Delivered { files: Vec<Delivered> },
     /// Nothing: an empty, read-only directory or file over what the host has there.
     Cover,
 }
