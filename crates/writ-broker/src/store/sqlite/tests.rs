@@ -146,7 +146,7 @@ fn an_upgrade_copies_the_file_first() {
     let store = opened(&path);
     block_on(store.apply(vec![meta("before", 5)])).unwrap();
     drop(store);
-    let backup = migrate::backup_path(&path, 4);
+    let backup = migrate::backup_path(&path, 5);
     assert!(!backup.exists(), "a new store needs no backup");
 
     let store = SqliteStore::open(&path, Options { migrations: NEXT, ..Options::default() }).unwrap();
