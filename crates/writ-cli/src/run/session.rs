@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use rustix::net::getsockname;
 use writ_api::{
     VERSION, frame,
@@ -223,7 +223,8 @@ fn send(stream: &mut UnixStream, message: &FromLauncher, sockets: &[BorrowedFd<'
 /// 32 random bytes, hexadecimal: what every later connection must show.
 fn password() -> Result<String, Fault> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| Fault::new("the system gives no random bytes", ""))?;
+    writ_sys::random(&mut bytes)
+        .map_err(|error| Fault::new(format!("the system gives no random bytes: {error}"), ""))?;
     Ok(hex(&bytes))
 }
 
