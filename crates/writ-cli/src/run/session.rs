@@ -213,7 +213,12 @@ fn apart(doors: &[(Door, Arc<OwnedFd>)]) -> (Vec<Door>, Vec<BorrowedFd<'_>>) {
     doors.iter().map(|(door, socket)| (door.clone(), socket.as_fd())).unzip()
 }
 
-fn send(stream: &mut UnixStream, message: &FromLauncher, sockets: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+/// Sends one message, with descriptors beside it.
+pub fn send(
+    stream: &mut UnixStream,
+    message: &FromLauncher,
+    sockets: &[BorrowedFd<'_>],
+) -> Result<(), Fault> {
     let lost = |error: std::io::Error| Fault::new(format!("the daemon: {error}"), "try again");
     let message = frame::encode(message)?;
     let sent = writ_sys::send_with_fds(stream, &message, sockets).map_err(lost)?;

@@ -82,7 +82,7 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
         notes.push(format!("the agent shares our control group and can freeze it: {error}"));
         None
     });
-    unseal::<View>(view)?.build()?;
+    let remains = unseal::<View>(view)?.build()?;
     capabilities::hand_on_administration().map_err(StepFault::at(Step::Capabilities, "for init"))?;
 
     let cgroup = group.as_ref().map(|group| RawPath(group.path.clone()));
@@ -94,7 +94,8 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
     leave_streams(&null);
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "after init"))?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    launcher.send(&Reply::Running { notes, cgroup }, &[init.as_fd()]).map_err(lost)?;
+    let passed: Vec<_> = [init.as_fd()].into_iter().chain(remains.iter().map(AsFd::as_fd)).collect();
+    launcher.send(&Reply::Running { notes, cgroup }, &passed).map_err(lost)?;
     attend(launcher, &init);
     drop(tie);
     Ok(())

@@ -24,19 +24,21 @@ use crate::{RawPath, Step, StepFault};
 
 impl View {
     /// Builds the view and leaves its root as the current directory. To be called in a new user and mount namespace, with
-    /// the ids mapped, by a process of one thread, which must live on for as long as the view is used: it holds the
-    /// lock on a kept layer.
+    /// the ids mapped, by a process of one thread.
+    ///
+    /// What it answers with must stay open for as long as the view is used. It is of a kept layer: the lock on it, and its mount. Whoever
+    /// closes the mount last waits for the disk, since the kernel then writes out the whole file system that the layer is on.
     ///
     /// # Errors
     /// [`Step::Propagation`], [`Step::Tree`], [`Step::Home`], [`Step::WorkTree`] and [`Step::Etc`], with the path.
-    pub fn build(&self) -> Result<(), StepFault> {
+    pub fn build(&self) -> Result<Vec<OwnedFd>, StepFault> {
         let before = umask(Mode::empty());
         let built = self.build_places();
         umask(before);
         built
     }
 
-    fn build_places(&self) -> Result<(), StepFault> {
+    fn build_places(&self) -> Result<Vec<OwnedFd>, StepFault> {
         let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let host = root.map_err(StepFault::at(Step::Propagation, "/"))?;
         // A mount that the host makes later must not appear inside.
@@ -63,6 +65,8 @@ struct Builder {
     home: Option<PathBuf>,
     /// Java's certificates take a while to write, and most machines have them under two names.
     key_stores: Vec<(Source, Vec<u8>)>,
+    /// Of a kept layer.
+    remains: Vec<OwnedFd>,
 }
 
 impl Builder {
@@ -71,7 +75,8 @@ impl Builder {
         let store = mounts::make_directory(base.as_fd(), &c(STORE), 0o700).map_err(fault())?;
         mounts::make_directory(store.as_fd(), &c(EMPTY), 0o555).map_err(fault())?;
         layer::write(store.as_fd(), &c(NOTHING), b"", 0o444).map_err(fault())?;
-        Ok(Self { host, base, store, stored: 0, foreign: Vec::new(), home: None, key_stores: Vec::new() })
+        let (foreign, key_stores, remains) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { host, base, store, stored: 0, foreign, home: None, key_stores, remains })
     }
 
     fn place(&mut self, place: &Place) -> Result<(), StepFault> {
@@ -186,7 +191,11 @@ impl Builder {
         };
         // A file system that cannot carry an overlay is no reason to fail; memory can.
         let mounted = match kept.map(|layer| kept_layered(&lower, layer, home)).transpose()?.flatten() {
-            Some(mounted) => mounted,
+            Some((mounted, lock)) => {
+                let kept = mounted.try_clone().map_err(StepFault::at(Step::Home, "the layer"))?;
+                self.remains.extend([lock, kept]);
+                mounted
+            }
             None => {
                 let layer = layer::within(target.as_fd()).map_err(fault())?;
                 layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
@@ -269,25 +278,22 @@ impl Builder {
         Ok(content)
     }
 
-    fn close(self) -> Result<(), StepFault> {
+    fn close(self) -> Result<Vec<OwnedFd>, StepFault> {
         let fault = || StepFault::at::<Errno>(Step::Tree, STORE);
         // What is mounted from here stays, without a name.
         unlinkat(&self.store, EMPTY, AtFlags::REMOVEDIR).map_err(fault())?;
         unlinkat(&self.store, NOTHING, AtFlags::empty()).map_err(fault())?;
         unlinkat(&self.base, STORE, AtFlags::REMOVEDIR).map_err(fault())?;
-        fchdir(&self.base).map_err(fault())
+        fchdir(&self.base).map_err(fault())?;
+        Ok(self.remains)
     }
 }
 
-/// An overlay of `lower` with a kept layer; `None` where it cannot carry one.
-fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<OwnedFd>, StepFault> {
+/// An overlay of `lower` with a kept layer, and the lock on that; `None` where it cannot carry one.
+fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<(OwnedFd, OwnedFd)>, StepFault> {
     layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
     let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).ok();
-    if mounted.is_some() {
-        // The stage's descriptor is the lock, to the end of the run.
-        std::mem::forget(layer.lock);
-    }
-    Ok(mounted)
+    Ok(mounted.zip(layer.lock.map(OwnedFd::from)))
 }
 
 /// An overlay of `lower` with a layer in memory, or what is the same to programs where something is mounted in `lower`.
