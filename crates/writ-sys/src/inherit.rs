@@ -15,20 +15,18 @@ use std::process::Command;
 /// What else is open is marked close-on-exec in the child (`close_range(2)`, Linux 5.11), also what our caller left
 /// open for us.
 pub fn inherit_only(command: &mut Command, descriptors: Vec<OwnedFd>) -> &mut Command {
-    // SAFETY: the step makes system calls only and neither allocates nor locks.
-    unsafe { command.pre_exec(move || keep_only(&descriptors)) }
-}
-
-/// Of a child's descriptors from 3 on, an `exec` closes all but these. It neither allocates nor locks.
-pub(crate) fn keep_only(descriptors: &[OwnedFd]) -> io::Result<()> {
-    close_on_exec_from(3)?;
-    for descriptor in descriptors {
-        // SAFETY: `F_SETFD` changes a flag of a descriptor that is owned here, and touches no memory.
-        if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, 0) } != 0 {
-            return Err(io::Error::last_os_error());
+    let step = move || -> io::Result<()> {
+        close_on_exec_from(3)?;
+        for descriptor in &descriptors {
+            // SAFETY: `F_SETFD` changes a flag of a descriptor that is owned here, and touches no memory.
+            if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    // SAFETY: the step makes system calls only and neither allocates nor locks; `last_os_error` reads `errno`.
+    unsafe { command.pre_exec(step) }
 }
 
 /// Takes a descriptor that was inherited by its number. It is close-on-exec afterwards.
@@ -72,15 +70,13 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 ///
 /// Unlike [`Command::exec`], nothing is sorted, merged, searched in `PATH` or handed to a shell.
 pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: both lists are C strings that outlive the call, and end with a null pointer.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
-}
-
-/// A list as `execve(2)` takes it, for as long as `strings` live.
-pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// Gives `signals` their default disposition in this process, and unblocks all signals in this thread: how a program expects to start.

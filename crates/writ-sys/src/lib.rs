@@ -17,7 +17,6 @@
 //! | [`filesystem`] | network file systems, private directories, lock files |
 //! | [`terminal`] | a passphrase read from the terminal |
 //! | [`inherit`] | which descriptors a child gets and takes; `execve` as it is (Linux) |
-//! | [`group`] | a child that starts in another control group (Linux) |
 //! | [`seccomp`] | installing a filter of system calls (Linux) |
 //! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
 //! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
@@ -35,8 +34,6 @@ pub mod child;
 pub mod clock;
 pub mod descriptors;
 pub mod filesystem;
-#[cfg(target_os = "linux")]
-pub mod group;
 pub mod harden;
 #[cfg(target_os = "linux")]
 pub mod inherit;
@@ -62,8 +59,6 @@ pub use descriptors::{receive_with_fds, send_with_fds};
 pub use filesystem::{
     Privacy, directory_privacy, flock_exclusive_nonblocking, is_network_filesystem, runtime_dir_is_private,
 };
-#[cfg(target_os = "linux")]
-pub use group::spawn_in_group;
 pub use harden::{Hardening, harden_process};
 #[cfg(target_os = "linux")]
 pub use inherit::{close_on_exec_from, execute, inherit_only, inherited, reset_signals};

@@ -13,12 +13,10 @@ use std::{
 /// Where version 2 is mounted, alone or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// A group that was made.
+/// A group that was made, and the file that takes processes into it.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) path: PathBuf,
-    pub(super) directory: File,
-    /// What takes processes into it.
     pub(super) members: File,
 }
 
@@ -33,9 +31,8 @@ pub(super) fn make() -> io::Result<Option<Group>> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         other => other?,
     }
-    let members = OpenOptions::new().write(true).open(path.join("cgroup.procs"));
-    match members.and_then(|members| Ok((members, File::open(&path)?))) {
-        Ok((members, directory)) => Ok(Some(Group { path, directory, members })),
+    match OpenOptions::new().write(true).open(path.join("cgroup.procs")) {
+        Ok(members) => Ok(Some(Group { path, members })),
         Err(error) => {
             let _ = fs::remove_dir(&path);
             Err(error)

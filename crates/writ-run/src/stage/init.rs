@@ -33,16 +33,14 @@ use crate::{Event, Step, StepFault, view};
 /// terminal on, which blocked ones may.
 const SIGNALS: [i32; 2] = [libc::SIGCHLD, libc::SIGTTOU];
 
-/// Runs the agent until it ends. `grouped` if we have a control group of our own already; else a fourth descriptor takes us into
-/// one, if there is one. `None` is a failure, which H has been told.
-pub(super) fn run(descriptors: Vec<OwnedFd>, grouped: bool) -> Option<()> {
+/// Runs the agent until it ends. `None` is a failure, which H has been told.
+pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let mut descriptors = descriptors.into_iter();
     let (launcher, tie, process) = (descriptors.next()?, descriptors.next()?, descriptors.next()?);
     let launcher = Channel::of(launcher);
     let started = die_with(&tie).and_then(|()| {
-        let members = descriptors.next();
-        if grouped || members.is_some() {
-            enter_group(&launcher, members);
+        if let Some(group) = descriptors.next() {
+            enter_group(&launcher, group);
         }
         start(process)
     });
@@ -71,9 +69,9 @@ fn die_with(tie: &OwnedFd) -> Result<(), StepFault> {
 }
 
 /// Best effort: see `cgroup.rs`.
-fn enter_group(launcher: &Channel, members: Option<OwnedFd>) {
-    let moved = members.map_or(Ok(()), |members| File::from(members).write_all(b"0"));
-    let entered = moved.and_then(|()| writ_sys::unshare(UnshareFlags::NEWCGROUP));
+fn enter_group(launcher: &Channel, members: OwnedFd) {
+    let entered =
+        File::from(members).write_all(b"0").and_then(|()| writ_sys::unshare(UnshareFlags::NEWCGROUP));
     if let Err(error) = entered {
         let note = format!("the agent shares our control group and can freeze it: {error}");
         let _ = launcher.send(&Report::Note { note }, &[]);

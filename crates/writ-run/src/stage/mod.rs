@@ -25,9 +25,8 @@ mod user;
 pub(crate) mod channel;
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::OsString,
     fs::File,
-    io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{fs::FileExt, process::CommandExt},
@@ -51,8 +50,6 @@ const PLAN_MAX: u64 = 64 << 20;
 pub(crate) enum Stage {
     Outer,
     Init,
-    /// The same, in a control group of its own from the beginning.
-    GroupedInit,
     Inner,
     /// The only one of the level `restricted`.
     Restricted,
@@ -73,8 +70,7 @@ pub fn stage() -> Option<ExitCode> {
     let (Some(stage), Some(descriptors)) = (stage, taken) else { return Some(ExitCode::FAILURE) };
     let held = match stage {
         Stage::Outer => outer::run(descriptors),
-        Stage::Init => init::run(descriptors, false),
-        Stage::GroupedInit => init::run(descriptors, true),
+        Stage::Init => init::run(descriptors),
         Stage::Inner => inner::run(descriptors),
         Stage::Restricted => crate::restricted::stage::run(descriptors),
         Stage::Nothing => Some(()),
@@ -83,8 +79,7 @@ pub fn stage() -> Option<ExitCode> {
 }
 
 impl Stage {
-    const ALL: [Self; 6] =
-        [Self::Outer, Self::Init, Self::GroupedInit, Self::Inner, Self::Restricted, Self::Nothing];
+    const ALL: [Self; 5] = [Self::Outer, Self::Init, Self::Inner, Self::Restricted, Self::Nothing];
 
     fn named(name: &OsString) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| name == stage.as_str())
@@ -94,7 +89,6 @@ impl Stage {
         match self {
             Self::Outer => "outer",
             Self::Init => "init",
-            Self::GroupedInit => "grouped-init",
             Self::Inner => "inner",
             Self::Restricted => "restricted",
             Self::Nothing => "nothing",
@@ -114,15 +108,6 @@ impl Stage {
         command.args(descriptors.iter().map(|descriptor| descriptor.as_raw_fd().to_string()));
         writ_sys::inherit_only(&mut command, descriptors);
         command
-    }
-
-    /// Runs this stage as [`command`](Self::command) says it, in the control group with this directory.
-    fn spawn_in_group(self, group: &File, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
-        let (program, words) = self.program();
-        let numbers = descriptors.iter().map(|descriptor| descriptor.as_raw_fd().to_string());
-        let arguments = words.into_iter().map(ToOwned::to_owned).chain(numbers).map(CString::new);
-        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-        writ_sys::spawn_in_group(group, &CString::new(program)?, &arguments, descriptors)
     }
 }
 

@@ -18,8 +18,7 @@ use rustix::{
 use writ_core::Door;
 
 use super::{
-    Stage, capabilities,
-    cgroup::{self, Group},
+    Stage, capabilities, cgroup,
     channel::{Channel, Order, Reply},
     leave_streams, network, null, unseal,
     user::Ids,
@@ -87,7 +86,9 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
 
     let cgroup = group.as_ref().map(|group| RawPath(group.path.clone()));
     let (tie, inits_tie) = Channel::pair().map_err(StepFault::at(Step::Init, "a socket"))?;
-    let init = spawn_init(group, vec![events, inits_tie, process])?;
+    let mut passed = vec![events, inits_tie, process];
+    passed.extend(group.map(|group| OwnedFd::from(group.members)));
+    let init = spawn(Stage::Init.command(passed), Step::Init)?;
 
     // What was the caller's is init's and the agent's now: their terminal, their signals, their pipes.
     let _ = setpgid(None, None);
@@ -99,17 +100,6 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
     attend(launcher, &init);
     drop(tie);
     Ok(())
-}
-
-/// Starts init, in its group from the beginning where the kernel can do that; else it is to enter the group itself, which takes long.
-fn spawn_init(group: Option<Group>, mut passed: Vec<OwnedFd>) -> Result<OwnedFd, StepFault> {
-    if let Some(group) = group {
-        if let Ok(init) = Stage::GroupedInit.spawn_in_group(&group.directory, &passed) {
-            return Ok(init);
-        }
-        passed.push(group.members.into());
-    }
-    spawn(Stage::Init.command(passed), Step::Init)
 }
 
 /// Makes sockets until init or the launcher is gone.
