@@ -373,7 +373,7 @@ fn the_durable_settings_are_on() {
         ("trusted_schema", 0),
         ("secure_delete", 1),
         ("wal_autocheckpoint", 0),
-        ("user_version", 3),
+        ("user_version", 4),
     ] {
         let found: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
         assert_eq!(found, value, "{pragma}");
@@ -401,6 +401,22 @@ fn lists_use_an_index() {
             plan.push(line.get::<_, String>(3).unwrap());
         }
         assert_eq!(plan, [expected], "{sql}");
+    }
+}
+
+/// What is found by the background work costs as much as there is to do, however much is alive or waits.
+#[test]
+fn background_work_uses_an_index() {
+    let (_directory, path) = place();
+    let connection = open::writer(&path, &Options::default()).unwrap();
+    for sql in [rows::LANES, rows::DUE, rows::ORPHAN_LEASES[0], rows::ORPHAN_LEASES[1], rows::STUCK] {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut lines = statement.raw_query();
+        while let Some(line) = lines.next().unwrap() {
+            let line = line.get::<_, String>(3).unwrap();
+            let reads = line.contains(" leases");
+            assert!(!reads || line.starts_with("SEARCH") && line.contains("INDEX"), "{line}: {sql}");
+        }
     }
 }
 
