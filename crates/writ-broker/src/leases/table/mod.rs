@@ -26,7 +26,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, Principal, SessionId, TargetName};
+use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, Principal, SessionId, TargetName, Timestamp};
 
 use self::{
     cells::{Cell, Cells, Handle, NONE, Stage},
@@ -240,13 +240,12 @@ impl Table {
         }
     }
 
-    /// Whether the lease is alive in this process, so that it may be renewed.
-    pub fn is_alive(&self, lease: &LeaseId) -> bool {
+    /// Until when a lease lives that is alive now, in this process.
+    pub fn deadline(&self, lease: &LeaseId) -> Option<Deadline> {
         let rows = self.lock();
-        rows.cells
-            .find(lease)
-            .and_then(|at| rows.cells.get(at))
-            .is_some_and(|cell| cell.stage == Stage::Alive)
+        let cell = rows.cells.find(lease).and_then(|at| rows.cells.get(at));
+        let cell = cell.filter(|cell| cell.stage == Stage::Alive)?;
+        Some(Deadline::parts(Timestamp::from_millis(cell.at), Duration::from_millis(cell.due)))
     }
 
     /// Moves the end of a lease. False if it is no longer alive.
@@ -266,7 +265,9 @@ impl Table {
         let mut due = Vec::new();
         while let Some((_, lease)) = rows.renewals.first().copied().filter(|(at, _)| *at <= now) {
             rows.renewals.pop_first();
-            due.push(lease);
+            if rows.is_alive(&lease) {
+                due.push(lease);
+            }
         }
         due
     }
@@ -274,8 +275,7 @@ impl Table {
     /// Puts a renewal on the list, if the lease is alive.
     pub fn renew_at(&self, lease: LeaseId, at: Duration) {
         let mut rows = self.lock();
-        let cell = rows.cells.find(&lease).and_then(|handle| rows.cells.get(handle));
-        if cell.is_some_and(|cell| cell.stage == Stage::Alive) {
+        if rows.is_alive(&lease) {
             rows.renewals.insert((at, lease));
         }
         drop(rows);
@@ -294,6 +294,11 @@ impl Table {
 }
 
 impl Rows {
+    fn is_alive(&self, lease: &LeaseId) -> bool {
+        let cell = self.cells.find(lease).and_then(|handle| self.cells.get(handle));
+        cell.is_some_and(|cell| cell.stage == Stage::Alive)
+    }
+
     fn select(&self, which: Which<'_>) -> Vec<Handle> {
         match which {
             Which::Lease(lease) => self.cells.find(&lease).into_iter().collect(),
