@@ -21,11 +21,6 @@ impl Deadline {
         Self { at, since_boot: clock.boottime().saturating_add(left) }
     }
 
-    /// One that was taken apart.
-    pub fn parts(at: Timestamp, since_boot: Duration) -> Self {
-        Self { at, since_boot }
-    }
-
     /// The instant by the clock that does not step.
     pub fn since_boot(&self) -> Duration {
         self.since_boot

@@ -41,7 +41,7 @@ const RENEW_MAX: Duration = Duration::from_secs(30);
 pub(crate) async fn renew(broker: &Broker, open: &Unlocked, lease: LeaseId) -> Result<Timestamp, Refusal> {
     let record = broker.store.lease(lease).await.map_err(fault::store)?;
     let clock = broker.clock.as_ref();
-    let lives = broker.leases.deadline(&lease).is_some_and(|deadline| !deadline.has_passed(clock));
+    let lives = broker.leases.expires_at(&lease, clock).is_some();
     let alive = |record: &LeaseRecord| record.state == LeaseState::Active && lives;
     let record = record.filter(alive).ok_or_else(over)?;
     let permit = permitted(broker, &record).await?;

@@ -162,6 +162,7 @@ impl Sessions {
             network: known.network,
             facts: known.facts.clone(),
             routes: known.routes.clone(),
+            revealed: Mutex::default(),
             lines: known.lines.clone(),
             over: watch::Sender::new(None),
         };

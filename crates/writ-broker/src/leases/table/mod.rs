@@ -240,14 +240,6 @@ impl Table {
         }
     }
 
-    /// Until when a lease lives that is alive now, in this process.
-    pub fn deadline(&self, lease: &LeaseId) -> Option<Deadline> {
-        let rows = self.lock();
-        let cell = rows.cells.find(lease).and_then(|at| rows.cells.get(at));
-        let cell = cell.filter(|cell| cell.stage == Stage::Alive)?;
-        Some(Deadline::parts(Timestamp::from_millis(cell.at), Duration::from_millis(cell.due)))
-    }
-
     /// When a lease ends that is alive now.
     pub fn expires_at(&self, lease: &LeaseId, clock: &dyn Clock) -> Option<Timestamp> {
         let rows = self.lock();
