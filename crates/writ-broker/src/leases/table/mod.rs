@@ -385,11 +385,9 @@ impl Rows {
     }
 
     fn forget(&mut self, handle: Handle) {
+        self.end(handle, LeaseEnd::Revoked);
         let Some(cell) = self.cells.remove(handle) else { return };
         self.ending.remove(&cell.lease);
-        if cell.stage == Stage::Alive {
-            self.alive -= 1;
-        }
         if let Some(next) = self.cells.get_mut(cell.next) {
             next.previous = cell.previous;
         }
