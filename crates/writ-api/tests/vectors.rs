@@ -189,6 +189,7 @@ fn answers() -> Vec<Answer> {
         config: "/home/ada/.config/writ/writ.toml".into(),
         below_confined: 1,
         proof: Proof::Passphrase,
+        quarantined: Vec::new(),
     };
     vec![
         Answer::Hello { version: VERSION, recipient: recipient() },

@@ -9,5 +9,6 @@ mod leases;
 mod originals;
 mod recovery;
 mod run;
+mod scale;
 mod seen;
 mod trust;
