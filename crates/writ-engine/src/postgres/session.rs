@@ -17,10 +17,12 @@ use super::{
 /// What the server calls us in `pg_stat_activity`.
 pub(super) const APPLICATION: &str = "writ";
 /// The session's own limits: the longest statement, the longest wait for a lock, the longest transaction that says nothing.
-/// A broker that stops in the middle of a transaction holds what it holds for the last of these.
+/// A broker that stops in the middle of a transaction holds what it holds for the last of these. And what was committed is on
+/// disk: a login that was removed must not come back when the server crashes.
 const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '3s'; \
      SET idle_in_transaction_session_timeout = '15s'; SET DateStyle = 'ISO, YMD'; SET TimeZone = 'UTC'; \
-     SET standard_conforming_strings = on; SET search_path = pg_catalog";
+     SET standard_conforming_strings = on; SET search_path = pg_catalog; \
+     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// The longest that an answer may take: more than the server's own limits together.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
 /// The server's versions that grant memberships with options.
