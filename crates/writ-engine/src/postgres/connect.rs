@@ -195,7 +195,7 @@ fn judged(fault: &tokio_postgres::Error) -> ConnectFault {
         return ConnectFault::Unreachable(said(fault));
     };
     let code = db.code();
-    if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
+    if *code == SqlState::INVALID_PASSWORD {
         ConnectFault::Login(said(fault))
     } else if is_down(code) {
         ConnectFault::Unreachable(said(fault))

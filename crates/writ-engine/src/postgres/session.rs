@@ -24,7 +24,7 @@ const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '3s'; 
      SET standard_conforming_strings = on; SET search_path = pg_catalog; \
      SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// The longest that an answer may take: more than the server's own limits together.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server's versions that grant memberships with options.
 const OPTIONS_SINCE: i32 = 160_000;
 
@@ -166,7 +166,8 @@ pub(super) async fn elsewhere(session: &Session, database: &str) -> Result<Live,
     let endpoint = Endpoint { database: database.to_owned(), ..session.endpoint().clone() };
     let password = session.password().ok_or(Trouble::Password)?;
     open(&endpoint, password).await.map_err(|opening| match opening {
-        Opening::Login(detail) => Trouble::Refused(detail),
+        // It may have been changed since it was fetched.
+        Opening::Login(_) => Trouble::Password,
         Opening::Trouble(trouble) => trouble,
     })
 }

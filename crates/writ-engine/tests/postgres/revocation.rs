@@ -78,24 +78,63 @@ async fn what_it_made_and_holds_goes_with_it_in_every_database() {
 
 #[tokio::test]
 async fn what_others_built_upon_its_objects_is_not_lost() {
-    for owned in ["drop", "reassign:heir \"of\" it"] {
-        let bench = Bench::new().with(json!({ "owned": owned }));
-        let heir = if owned == "drop" { "root_of_db" } else { "heir \"of\" it" };
-        bench.admin(
-            "DO $$ BEGIN CREATE ROLE \"heir \"\"of\"\" it\"; EXCEPTION WHEN duplicate_object THEN END $$",
-        );
+    for reassign in [false, true] {
+        let bench = Bench::new();
+        let template = bench.place.template.clone();
+        let owned = if reassign { format!("reassign:{template}") } else { "drop".to_owned() };
+        let bench = bench.with(json!({ "owned": owned }));
         let issued = bench.issue().await;
+        let heir = match reassign {
+            true => template,
+            false => format!("writ_estate_{}", &issued.login.user[5..13]),
+        };
         bench.admin(&format!("GRANT CREATE ON SCHEMA public TO {}", issued.login.user));
         let agent = bench.session(&issued).await;
         agent.batch_execute("CREATE TABLE mine (id int); CREATE TABLE alone (id int)").await.unwrap();
         bench.admin("CREATE VIEW report AS SELECT * FROM mine");
         bench.revoke(&issued.receipt).await.unwrap();
         assert_eq!(bench.roles(), "0");
-        assert_eq!(bench.admin("SELECT tableowner FROM pg_tables WHERE tablename = 'mine'"), heir);
+        let owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('mine', 'alone')";
+        assert_eq!(bench.admin(owners), heir);
         assert_eq!(bench.admin("SELECT count(*) FROM report"), "0");
-        // In one database all goes to the heir or all is dropped.
-        let alone = bench.admin("SELECT tableowner FROM pg_tables WHERE tablename = 'alone'");
-        assert_eq!(alone, heir);
+    }
+}
+
+/// A function that runs as its owner, and a view of another's upon it so that it cannot simply be dropped: whoever inherits
+/// it must lend it nothing, least of all the administrator.
+#[tokio::test]
+async fn what_it_left_behind_gains_no_rights_by_its_heir() {
+    let bench = Bench::new();
+    let template = &bench.place.template;
+    bench.admin(&format!("GRANT CREATE ON SCHEMA public TO {template}"));
+    for reassign in [false, true] {
+        let owned = if reassign { format!("reassign:{template}") } else { "drop".to_owned() };
+        let bench = Bench::at(bench.place.clone()).with(json!({ "owned": owned }));
+        let (issued, accomplice) = (bench.issue().await, bench.issue().await);
+        let agent = bench.session(&issued).await;
+        let trap = format!(
+            "CREATE FUNCTION who() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'; \
+             CREATE FUNCTION cards() RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER \
+             AS 'BEGIN RETURN QUERY SELECT card FROM payments; END'; \
+             CREATE VIEW seen AS SELECT card FROM payments; GRANT SELECT ON seen TO PUBLIC; \
+             SET ROLE {template}; CREATE VIEW bait AS SELECT who(), (SELECT count(*) FROM cards())"
+        );
+        agent.batch_execute(&trap).await.unwrap();
+        assert_eq!(bench.revoke(&issued.receipt).await.unwrap(), Revoked::Gone);
+        let other = bench.session(&accomplice).await;
+        let runs_as: String = other.query_one("SELECT who()", &[]).await.unwrap().get(0);
+        assert_eq!(runs_as, accomplice.login.user, "it runs as its caller");
+        for sql in ["SELECT * FROM cards()", "SELECT * FROM seen", "SELECT * FROM bait"] {
+            assert_eq!(crate::bench::refused(&other, sql).await, "42501", "{sql}");
+        }
+        if !reassign {
+            let estate = format!("writ_estate_{}", &issued.login.user[5..13]);
+            let rights = "SELECT rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication \
+                          OR rolbypassrls OR EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid)";
+            assert_eq!(bench.admin(&format!("{rights} FROM pg_roles r WHERE rolname = '{estate}'")), "f");
+        }
+        bench.revoke(&accomplice.receipt).await.unwrap();
+        bench.admin("DROP VIEW bait, seen; DROP FUNCTION who(), cards()");
     }
 }
 
@@ -124,6 +163,30 @@ async fn an_administrator_without_superuser_rights_is_enough() {
     assert_eq!(bench.revoke(&issued.receipt).await.unwrap(), Revoked::Gone);
     assert!(agent.batch_execute("SELECT 1").await.is_err());
     assert_eq!((bench.sessions(&issued), bench.roles()), ("0".to_owned(), "0".to_owned()));
+}
+
+/// Somebody dropped the role under an open session: whoever may not end it says how they could, and the others go on.
+#[tokio::test]
+async fn a_session_without_a_name_is_ended_by_who_may_signal() {
+    let bench = Bench::new();
+    let template = bench.place.template.clone();
+    let admin = format!("admin_of_{template}");
+    bench.admin(&format!(
+        "CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'plain'; GRANT {template} TO {admin} WITH ADMIN OPTION"
+    ));
+    let mut place = bench.place.clone();
+    place.password = "plain".to_owned();
+    let bench = Bench::at(place).with(json!({ "user": admin }));
+    let (nameless, other) = (bench.issue().await, bench.issue().await);
+    let agent = bench.session(&nameless).await;
+    bench.admin(&format!("DROP ROLE {}", nameless.login.user));
+    let (stuck, gone) = tokio::join!(bench.revoke(&nameless.receipt), bench.revoke(&other.receipt));
+    assert!(stuck.unwrap_err().to_string().contains("GRANT pg_signal_backend"));
+    assert_eq!(gone.unwrap(), Revoked::Gone);
+    bench.admin(&format!("GRANT pg_signal_backend TO {admin}"));
+    assert_eq!(bench.revoke(&nameless.receipt).await.unwrap(), Revoked::Gone);
+    assert!(agent.batch_execute("SELECT 1").await.is_err());
+    assert_eq!(bench.sessions(&nameless), "0");
 }
 
 #[tokio::test]
