@@ -174,6 +174,7 @@ impl Plain {
         if let Terminal::OwnGroup { foreground } = terminal {
             writ_sys::own_group(&mut command, foreground);
         }
+        writ_sys::jobs::drop_keys(&mut command);
         let name = command.get_program().display().to_string();
         let start = || {
             let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();
