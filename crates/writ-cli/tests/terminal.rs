@@ -326,8 +326,12 @@ fn the_head_of_a_pipeline_may_ask_at_the_terminal() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
         let ask = format!("sh -c '{READY2} >&2; read x </dev/tty; echo got-$x'");
-        for line in [format!("{ask} | {p}cat"), format!("{p}{ask} | cat"), format!("{p}{ask} | {p}cat")] {
+        // A key while a launch is under way is another matter: both ends must be there.
+        let cat = format!("sh -c '{READY2} >&2; exec cat'");
+        for line in [format!("{ask} | {p}{cat}"), format!("{p}{ask} | {cat}"), format!("{p}{ask} | {p}{cat}")]
+        {
             enter(&mut pty, &line);
+            pty.wait_for("ready").unwrap();
             pty.wait_for("ready").unwrap();
             pty.press(STOP).unwrap();
             pty.wait_for("Stopped").unwrap();

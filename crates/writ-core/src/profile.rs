@@ -360,28 +360,28 @@ mod tests {
         let files = managed_settings(&environment, &|_| None);
         expect![[r#"
             {
-              "env": {
-                "ANTHROPIC_BASE_URL": "https://api.anthropic.com",
-                "ANTHROPIC_BEDROCK_BASE_URL": "",
-                "ANTHROPIC_VERTEX_BASE_URL": "",
-                "ANTHROPIC_FOUNDRY_BASE_URL": "",
-                "ANTHROPIC_CUSTOM_HEADERS": "",
-                "CLAUDE_CODE_USE_BEDROCK": "",
-                "CLAUDE_CODE_USE_VERTEX": "",
-                "CLAUDE_CODE_USE_FOUNDRY": "",
-                "HTTPS_PROXY": "",
-                "https_proxy": "",
-                "HTTP_PROXY": "",
-                "http_proxy": "",
-                "ALL_PROXY": "",
-                "all_proxy": "",
-                "NODE_TLS_REJECT_UNAUTHORIZED": "",
-                "ANTHROPIC_API_KEY": "sk-ant-api03-writ0123456789abcdefghij",
-                "NODE_EXTRA_CA_CERTS": "/etc/ssl/writ.pem"
-              },
               "allowManagedHooksOnly": true,
               "allowedMcpServers": [],
-              "apiKeyHelper": "printf %s \"$ANTHROPIC_API_KEY\""
+              "apiKeyHelper": "printf %s \"$ANTHROPIC_API_KEY\"",
+              "env": {
+                "ALL_PROXY": "",
+                "ANTHROPIC_API_KEY": "sk-ant-api03-writ0123456789abcdefghij",
+                "ANTHROPIC_BASE_URL": "https://api.anthropic.com",
+                "ANTHROPIC_BEDROCK_BASE_URL": "",
+                "ANTHROPIC_CUSTOM_HEADERS": "",
+                "ANTHROPIC_FOUNDRY_BASE_URL": "",
+                "ANTHROPIC_VERTEX_BASE_URL": "",
+                "CLAUDE_CODE_USE_BEDROCK": "",
+                "CLAUDE_CODE_USE_FOUNDRY": "",
+                "CLAUDE_CODE_USE_VERTEX": "",
+                "HTTPS_PROXY": "",
+                "HTTP_PROXY": "",
+                "NODE_EXTRA_CA_CERTS": "/etc/ssl/writ.pem",
+                "NODE_TLS_REJECT_UNAUTHORIZED": "",
+                "all_proxy": "",
+                "http_proxy": "",
+                "https_proxy": ""
+              }
             }
         "#]]
         .assert_eq(&files[0].content);

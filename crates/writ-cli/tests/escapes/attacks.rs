@@ -370,6 +370,26 @@ if read("/etc/shadow"): got()
 "#,
     )),
     shows(
+        "leave_a_set_id_program",
+        "leaves a program in the work tree that runs as the person for whoever starts it",
+        "seccomp: no set-id bits",
+        |scene| scene.host_mode("work/tool") & 0o6000 != 0,
+        r#"
+fd = os.open(A["work"] + "/tool", os.O_CREAT | os.O_WRONLY, 0o755)
+os.fchmod(fd, 0o4755)
+"#,
+    ),
+    as_root(shows(
+        "give_a_program_capabilities",
+        "leaves a program that has capabilities on the host",
+        "seccomp: no extended attributes for uid 0",
+        |scene| scene.has_capabilities("work/tool"),
+        r#"
+open(A["work"] + "/tool", "w").close()
+os.setxattr(A["work"] + "/tool", "security.capability", bytes.fromhex("01000002" + "00000004" + "00" * 12))
+"#,
+    )),
+    shows(
         "outlive_the_run",
         "leaves a process behind that goes on",
         "the init's end is the end of all",

@@ -85,6 +85,8 @@ attacks! {
     uncover_in_a_nested_namespace
     write_core_pattern
     read_root_secrets
+    leave_a_set_id_program
+    give_a_program_capabilities
     outlive_the_run
 }
 

@@ -167,6 +167,16 @@ impl Scene {
         text
     }
 
+    /// The mode of the host's own copy of a file; 0 where there is none.
+    pub fn host_mode(&self, name: &str) -> u32 {
+        fs::metadata(self.account.path(name)).map_or(0, |found| found.permissions().mode())
+    }
+
+    pub fn has_capabilities(&self, name: &str) -> bool {
+        let mut value = [0; 64];
+        rustix::fs::getxattr(self.account.path(name), "security.capability", &mut value).is_ok()
+    }
+
     fn facts(&self) -> serde_json::Value {
         let path = |name: &str| self.account.path(name).display().to_string();
         json!({

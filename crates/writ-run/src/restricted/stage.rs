@@ -66,7 +66,7 @@ fn prepare(task: OwnedFd, launcher: &Channel) -> Result<inner::Program, StepFaul
     give_up().map_err(StepFault::at(Step::Capabilities, "of the program"))?;
     inner::take_foreground(process.terminal)?;
     landlock::enforce(&plan.allowed)?;
-    let shared = common::program()
+    let shared = common::program(false)
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;
     writ_sys::install_filter(&shared).map_err(StepFault::at(Step::Seccomp, "the common filter"))?;
     let listener = writ_sys::install_filter_with_listener(&filter::program())

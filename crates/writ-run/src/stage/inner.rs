@@ -59,7 +59,7 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     capabilities::drop_for_good(kept).map_err(StepFault::at(Step::Capabilities, "of the agent"))?;
     set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;
     keep_signals()?;
-    let filter = filter::program()
+    let filter = filter::program(ids.is_root())
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;
     writ_sys::install_filter(&filter).map_err(StepFault::at(Step::Seccomp, "the filter"))?;
     take_foreground(plan.terminal)?;
