@@ -584,3 +584,41 @@ fn a_program_does_not_hit_who_called_it() {
         assert_eq!(said.contains("survived=143."), survives, "{said}");
     });
 }
+
+/// A key while a launch is under way: at whatever moment it comes, the shell has its prompt back, and the pipeline goes on later.
+#[test]
+fn a_pipeline_stops_while_it_starts() {
+    for_all(|place| {
+        let (p, mut pty) = (place.prefix(), place.bash());
+        let ask = format!("sh -c '{READY2} >&2; read x </dev/tty; echo got-$x'");
+        for _ in 0..3 {
+            enter(&mut pty, &format!("{ask} | {p}cat"));
+            pty.wait_for("ready").unwrap();
+            pty.press(STOP).unwrap();
+            pty.wait_for("Stopped").unwrap();
+            pty.wait_for("outer> ").unwrap();
+            enter(&mut pty, "fg");
+            pty.wait_for("cat").unwrap();
+            enter(&mut pty, "hello");
+            pty.wait_for("got-hello").unwrap();
+            pty.wait_for("outer> ").unwrap();
+        }
+    });
+}
+
+/// A stopped pipeline whose shell is gone is hung up and continued by the kernel, if nothing of ours looks like another shell.
+#[test]
+fn a_stopped_pipeline_ends_with_its_shell() {
+    for_all(|place| {
+        let (p, mut pty) = (place.prefix(), place.bash());
+        let script = "trap 'echo hung up >last; exit' HUP; echo rea\"\"dy; while :; do sleep 0.01; done";
+        fs::write(place.work().join("lives"), script).unwrap();
+        enter(&mut pty, &format!("{p}bash lives | cat"));
+        pty.wait_for("ready").unwrap();
+        pty.press_until(STOP, "Stopped").unwrap();
+        // Not by a hang-up of its own: it is killed.
+        drop(pty);
+        let last = place.work().join("last");
+        assert!(until(PATIENCE, || fs::read_to_string(&last).is_ok_and(|last| last == "hung up\n")));
+    });
+}
