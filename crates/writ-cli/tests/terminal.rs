@@ -136,6 +136,13 @@ fn enter(pty: &mut Pty, line: &str) {
     pty.press(&format!("{line}\n")).unwrap();
 }
 
+/// The outer shell asks again after a job of its own stopped, and it reads: what is typed while it takes the terminal back can be lost.
+fn prompt(pty: &mut Pty) {
+    pty.wait_for("outer> ").unwrap();
+    pty.press_until("echo at-$((1+1))\n", "at-2").unwrap();
+    pty.wait_for("outer> ").unwrap();
+}
+
 /// The status of the last command of the outer shell, which is at its prompt.
 fn status(pty: &mut Pty) -> i32 {
     enter(pty, "echo status=$?.");
@@ -204,7 +211,7 @@ fn a_whole_run_stops_and_goes_on() {
         for _ in 0..3 {
             pty.press(STOP).unwrap();
             pty.wait_for("Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
+            prompt(&mut pty);
             enter(&mut pty, "fg");
             assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         }
@@ -226,7 +233,7 @@ fn a_script_that_calls_stops_with_the_program() {
         pty.wait_for("ready").unwrap();
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         pty.wait_for("sh ").unwrap();
         enter(&mut pty, "hello");
@@ -259,7 +266,7 @@ fn a_shell_inside_has_jobs_and_stops_as_a_whole() {
 
         enter(&mut pty, "suspend");
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         pty.wait_for("bash").unwrap();
         enter(&mut pty, "echo still=$((20+3)).");
@@ -282,7 +289,7 @@ fn an_editor_works_and_stops() {
         // It reads this key; the terminal does not.
         pty.press(&format!("{ESCAPE}{STOP}")).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         // It draws its text again.
         pty.wait_for("hello wor").unwrap();
@@ -306,9 +313,9 @@ fn a_pager_pages_and_pipelines_stop_as_one() {
             enter(&mut pty, &line);
             pty.wait_for("\r\n23").unwrap();
             pty.press_until(STOP, "Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
-            enter(&mut pty, "fg");
-            pty.wait_for("\r\n23").unwrap();
+            prompt(&mut pty);
+            // A pager that is stopped while it starts may take the key for two.
+            pty.press_until("fg\n", "\r\n23").unwrap();
             pty.press("G").unwrap();
             pty.wait_for("100000").unwrap();
             pty.press("q").unwrap();
@@ -335,7 +342,7 @@ fn the_head_of_a_pipeline_may_ask_at_the_terminal() {
             pty.wait_for("ready").unwrap();
             pty.press(STOP).unwrap();
             pty.wait_for("Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
+            prompt(&mut pty);
             enter(&mut pty, "fg");
             pty.wait_for("cat").unwrap();
             enter(&mut pty, "hello");
@@ -452,7 +459,7 @@ fn a_running_job_is_brought_to_the_foreground() {
         assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "bg");
         pty.wait_for("outer> ").unwrap();
         enter(&mut pty, "fg");
@@ -582,5 +589,43 @@ fn a_program_does_not_hit_who_called_it() {
         let out = command.args(["--wait", "sh", "script"]).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert_eq!(said.contains("survived=143."), survives, "{said}");
+    });
+}
+
+/// A key while a launch is under way: at whatever moment it comes, the shell has its prompt back, and the pipeline goes on later.
+#[test]
+fn a_pipeline_stops_while_it_starts() {
+    for_all(|place| {
+        let (p, mut pty) = (place.prefix(), place.bash());
+        let ask = format!("sh -c '{READY2} >&2; read x </dev/tty; echo got-$x'");
+        for _ in 0..3 {
+            enter(&mut pty, &format!("{ask} | {p}cat"));
+            pty.wait_for("ready").unwrap();
+            pty.press(STOP).unwrap();
+            pty.wait_for("Stopped").unwrap();
+            prompt(&mut pty);
+            enter(&mut pty, "fg");
+            pty.wait_for("cat").unwrap();
+            enter(&mut pty, "hello");
+            pty.wait_for("got-hello").unwrap();
+            pty.wait_for("outer> ").unwrap();
+        }
+    });
+}
+
+/// A stopped pipeline whose shell is gone is hung up and continued by the kernel, if nothing of ours looks like another shell.
+#[test]
+fn a_stopped_pipeline_ends_with_its_shell() {
+    for_all(|place| {
+        let (p, mut pty) = (place.prefix(), place.bash());
+        let script = "trap 'echo hung up >last; exit' HUP; echo rea\"\"dy; while :; do sleep 0.01; done";
+        fs::write(place.work().join("lives"), script).unwrap();
+        enter(&mut pty, &format!("{p}bash lives | cat"));
+        pty.wait_for("ready").unwrap();
+        pty.press_until(STOP, "Stopped").unwrap();
+        // Not by a hang-up of its own: it is killed.
+        drop(pty);
+        let last = place.work().join("last");
+        assert!(until(PATIENCE, || fs::read_to_string(&last).is_ok_and(|last| last == "hung up\n")));
     });
 }

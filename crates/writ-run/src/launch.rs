@@ -192,6 +192,14 @@ impl Running {
         self.init.send(&InitOrder::Signal { number }, &[])
     }
 
+    /// Sends `SIGTSTP` to the agent, unless it has been stopped since it was executed.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn stop(&self) -> io::Result<()> {
+        self.init.send(&InitOrder::Stop, &[])
+    }
+
     /// Continues a stopped agent, with `terminal` after its group was put into the foreground of that.
     ///
     /// # Errors

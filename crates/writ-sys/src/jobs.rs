@@ -152,6 +152,38 @@ fn take_pending(_: i32) -> io::Result<bool> {
     Ok(true)
 }
 
+/// A key of the terminal that reaches a child between `fork` and `exec`, which blocks it, would stop or end our code in it, and
+/// nobody would know why the program does not start. With this step it is dropped there; the launcher, which blocks it as well,
+/// passes its own on once there is a program. Add it before the mask is restored.
+///
+/// `spawn` fails with the error of `sigaction(2)`.
+pub fn drop_keys(command: &mut Command) -> &mut Command {
+    // SAFETY: the step makes system calls only and neither allocates nor locks; `last_os_error` reads `errno`.
+    unsafe { command.pre_exec(drop_pending_keys) }
+}
+
+/// As [`drop_keys`], for a process that is about to execute by itself. What is ignored stays ignored.
+///
+/// # Errors
+/// The error of `sigaction(2)`.
+pub fn drop_pending_keys() -> io::Result<()> {
+    for key in KEYS {
+        // SAFETY: to ignore a signal runs no code of ours. It drops what is pending, also what is blocked (POSIX.1-2024, 2.4.3).
+        let before = unsafe { libc::signal(key, libc::SIG_IGN) };
+        if before == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is the disposition that the system just told us.
+        if unsafe { libc::signal(key, before) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// What the terminal sends to a group.
+const KEYS: [i32; 5] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
 /// Gives `signal` its default disposition in this process.
 ///
 /// A caller that ignores `SIGCHLD` hands that on to us, and the kernel then reaps our children unseen.
@@ -233,6 +265,7 @@ mod tests {
     use crate::testing::{again, role};
 
     const FOREGROUND: &str = "jobs::tests::a_child_gets_the_terminal_and_we_take_it_back";
+    const DROPS: &str = "jobs::tests::a_key_is_dropped_and_no_other_signal";
     const STOPS: &str = "jobs::tests::a_process_stops_by_a_signal_that_it_blocks";
 
     fn pseudo_terminal() -> (File, File) {
@@ -316,6 +349,30 @@ mod tests {
                 assert_eq!(queue.next().unwrap(), None, "it was taken, not left behind");
                 println!("went on {signal}");
             }
+        }
+    }
+
+    /// A key that was not dropped would end the process, or stay in the queue.
+    #[test]
+    fn a_key_is_dropped_and_no_other_signal() {
+        if role().is_none() {
+            assert!(again(DROPS, "drop").status().unwrap().success());
+            return;
+        }
+        reset_signal(libc::SIGQUIT).unwrap();
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
+        let queue = SignalQueue::of(&[&KEYS[..], &[libc::SIGTERM]].concat()).unwrap();
+        for signal in KEYS.into_iter().chain([libc::SIGTERM]) {
+            // SAFETY: the signal is blocked in this thread, to which it is sent.
+            assert_eq!(unsafe { libc::raise(signal) }, 0);
+        }
+        drop_pending_keys().unwrap();
+        assert_eq!(queue.next().unwrap(), Some(libc::SIGTERM));
+        assert_eq!(queue.next().unwrap(), None);
+        for (signal, expected) in [(libc::SIGTTIN, libc::SIG_IGN), (libc::SIGQUIT, libc::SIG_DFL)] {
+            // SAFETY: the default disposition runs no code of ours.
+            assert_eq!(unsafe { libc::signal(signal, libc::SIG_DFL) }, expected);
         }
     }
 

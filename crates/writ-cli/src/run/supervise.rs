@@ -110,9 +110,12 @@ struct Ready {
 
 impl Watch<'_> {
     fn wait(&mut self) -> io::Result<ExitStatus> {
+        // A program in our group may have stopped already of a key that we have too: then we stop as well, and it is used up.
+        let mut ended = self.events()?;
         self.pass_signals(true)?;
         loop {
-            if let Some(status) = self.events()? {
+            ended = ended.or(self.events()?);
+            if let Some(status) = ended {
                 return Ok(status);
             }
             let Some(ready) = self.poll()? else { continue };
@@ -177,6 +180,7 @@ impl Watch<'_> {
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),
+                SIGTSTP if early => run.agent.stop(),
                 SIGTTIN | SIGTTOU => Ok(()),
                 _ if has_it => Ok(()),
                 _ => run.agent.signal(signal),

@@ -67,6 +67,8 @@ pub(crate) enum InitOrder {
     Signal {
         number: i32,
     },
+    /// `SIGTSTP`, unless the agent has been stopped since it was executed.
+    Stop,
     /// With the terminal that the agent's group is to have, if it is to have it.
     Resume,
 }
@@ -153,12 +155,14 @@ mod tests {
         for number in [9, 15] {
             ours.send(&InitOrder::Signal { number }, &[]).unwrap();
         }
+        ours.send(&InitOrder::Stop, &[]).unwrap();
         ours.send(&InitOrder::Resume, &[ours.as_fd()]).unwrap();
         drop(ours);
         let mut numbers = Vec::new();
         while let Some((order, descriptors)) = theirs.receive::<InitOrder>().unwrap() {
             match order {
                 InitOrder::Signal { number } => numbers.push(number),
+                InitOrder::Stop => assert!(descriptors.is_empty()),
                 InitOrder::Resume => assert_eq!(descriptors.len(), 1),
             }
         }

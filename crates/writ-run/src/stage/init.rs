@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
     process::{
         DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
-        set_dumpable_behavior, set_parent_process_death_signal, setpgid, wait,
+        set_dumpable_behavior, set_parent_process_death_signal, setpgid, setsid, wait,
     },
     termios::tcsetpgrp,
     thread::UnshareFlags,
@@ -90,11 +90,19 @@ fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let agent = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let agent = agent.ok_or_else(|| StepFault::new(Step::Init, "the agent's stage", 0))?;
 
-    let _ = setpgid(None, None);
     leave_streams(&null);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     until_executed(&report)?;
+    leave_group(agent);
     Ok((agent, children))
+}
+
+/// The keys of the caller's terminal are not for us. To a group of the agent's own we are the shell that could continue it, in the same
+/// session: without us nothing in it would stop (POSIX.1-2024, 3.256 "Orphaned Process Group"). To the caller's group, in which it is
+/// else, we are not: the kernel has to continue and hang up what is stopped in it when the caller's shell is gone.
+fn leave_group(agent: Pid) {
+    let leads = writ_sys::signal_group(agent.as_raw_nonzero().get(), 0).is_ok();
+    let _ = if leads { setpgid(None, None) } else { setsid().map(drop) };
 }
 
 fn until_executed(report: &Channel) -> Result<(), StepFault> {
@@ -112,6 +120,7 @@ fn until_executed(report: &Channel) -> Result<(), StepFault> {
 
 /// Until the agent ends, or there is nobody left to tell.
 fn attend(launcher: &Channel, tie: &OwnedFd, agent: Pid, children: &SignalQueue) -> Option<()> {
+    let mut has_stopped = false;
     loop {
         let mut watched = [
             PollFd::new(children, PollFlags::IN),
@@ -128,25 +137,36 @@ fn attend(launcher: &Channel, tie: &OwnedFd, agent: Pid, children: &SignalQueue)
         }
         if changed {
             while children.next().ok()?.is_some() {}
-            if reap(launcher, agent)? {
-                return Some(());
-            }
+        }
+        // Also before an order is obeyed: one of them depends on what the agent did.
+        if (changed || ordered) && reap(launcher, agent, &mut has_stopped)? {
+            return Some(());
         }
         if ordered {
-            let (order, descriptors) = launcher.receive().ok()??;
-            obey(order, descriptors.first(), agent);
+            match launcher.receive().ok()?? {
+                (InitOrder::Signal { number }, _) => signal(number, agent),
+                (InitOrder::Stop, _) if has_stopped => {}
+                (InitOrder::Stop, _) => signal(libc::SIGTSTP, agent),
+                (InitOrder::Resume, terminal) => {
+                    if let Some(terminal) = terminal.first() {
+                        let _ = tcsetpgrp(terminal, agent);
+                    }
+                    signal(libc::SIGCONT, agent);
+                }
+            }
         }
     }
 }
 
 /// Takes what became of all children, ours and those that were left to us. Whether the agent ended.
-fn reap(launcher: &Channel, agent: Pid) -> Option<bool> {
+fn reap(launcher: &Channel, agent: Pid, has_stopped: &mut bool) -> Option<bool> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
     loop {
         match wait(options) {
             Ok(Some((pid, status))) if pid == agent => {
                 let event = event(status);
                 report(launcher, event)?;
+                *has_stopped |= matches!(event, Event::Stopped { .. } | Event::Continued);
                 if matches!(event, Event::Ended { .. }) {
                     return Some(true);
                 }
@@ -168,16 +188,7 @@ fn event(status: WaitStatus) -> Event {
     Event::Ended { status: status.as_raw() }
 }
 
-fn obey(order: InitOrder, terminal: Option<&OwnedFd>, agent: Pid) {
-    let number = match order {
-        InitOrder::Signal { number } => number,
-        InitOrder::Resume => {
-            if let Some(terminal) = terminal {
-                let _ = tcsetpgrp(terminal, agent);
-            }
-            libc::SIGCONT
-        }
-    };
+fn signal(number: i32, agent: Pid) {
     if let Some(signal) = Signal::from_named_raw(number) {
         // It leads no group in the caller's, and a program may have left its own.
         let _ = kill_process_group(agent, signal).or_else(|_| kill_process(agent, signal));
