@@ -110,12 +110,9 @@ struct Ready {
 
 impl Watch<'_> {
     fn wait(&mut self) -> io::Result<ExitStatus> {
-        // A program in our group may have stopped already of a key that we have too: then we stop as well, and it is used up.
-        let mut ended = self.events()?;
         self.pass_signals(true)?;
         loop {
-            ended = ended.or(self.events()?);
-            if let Some(status) = ended {
+            if let Some(status) = self.events()? {
                 return Ok(status);
             }
             let Some(ready) = self.poll()? else { continue };

@@ -113,9 +113,9 @@ impl Program {
 
     pub(crate) fn execute(self) -> StepFault {
         let named = OsStr::from_bytes(self.path.as_bytes()).display().to_string();
-        // A key that was pressed meanwhile is not for us: it would stop or end this stage, and the launch with it. The launcher has it too.
+        // A key that was pressed meanwhile is not for us: it would stop or end this stage, and the launch with it.
         let ready = writ_sys::close_on_exec_from(3)
-            .and_then(|()| writ_sys::jobs::drop_pending_keys())
+            .and_then(|()| writ_sys::jobs::drop_keys_until_exec())
             .and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
         if let Err(error) = ready {
             return StepFault::at(Step::Protocol, "the agent's stage")(error);
