@@ -64,7 +64,6 @@ fn prepare(task: OwnedFd, launcher: &Channel) -> Result<inner::Program, StepFaul
             .map_err(StepFault::at(Step::WorkTree, process.directory.display().to_string()))?;
     }
     give_up().map_err(StepFault::at(Step::Capabilities, "of the program"))?;
-    inner::take_foreground(process.terminal)?;
     landlock::enforce(&plan.allowed)?;
     let shared = common::program(false)
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;

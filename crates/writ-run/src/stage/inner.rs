@@ -6,18 +6,13 @@
 use std::{
     ffi::{CString, OsStr},
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
 use rustix::{
     process::{chdir, getpid, setpgid},
-    termios::tcsetpgrp,
     thread::{CapabilitySet, UnshareFlags, set_no_new_privs},
 };
-use writ_sys::SignalQueue;
 
 use super::{
     capabilities,
@@ -62,7 +57,6 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     let filter = filter::program(ids.is_root())
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;
     writ_sys::install_filter(&filter).map_err(StepFault::at(Step::Seccomp, "the filter"))?;
-    take_foreground(plan.terminal)?;
     Ok(program)
 }
 
@@ -75,26 +69,9 @@ pub(crate) fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
     }
 }
 
-/// The terminal belongs to whoever leads the group in the foreground; a group in the background that says so is stopped, unless it blocks
-/// the signal for that.
-pub(crate) fn take_foreground(terminal: Terminal) -> Result<(), StepFault> {
-    if terminal != (Terminal::OwnGroup { foreground: true }) {
-        return Ok(());
-    }
-    SignalQueue::of(&[libc::SIGTTOU]).map_err(StepFault::at(Step::Terminal, "SIGTTOU"))?;
-    let streams = [io::stdout().as_fd().try_clone_to_owned(), io::stdin().as_fd().try_clone_to_owned()];
-    let mut last = rustix::io::Errno::NOTTY;
-    for stream in streams.into_iter().flatten() {
-        match tcsetpgrp(stream, getpid()) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(StepFault::at(Step::Terminal, "the foreground")(last))
-}
-
 /// What is executed, as the kernel takes it.
 pub(crate) struct Program {
+    terminal: Terminal,
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
@@ -105,6 +82,7 @@ impl Program {
         let pair =
             |(name, value): &(Bytes, Bytes)| string(&[name.0.as_slice(), b"=", value.0.as_slice()].concat());
         Ok(Self {
+            terminal: plan.terminal,
             path: string(plan.path.as_os_str().as_bytes())?,
             arguments: plan.arguments.iter().map(|one| string(&one.0)).collect::<Result<_, _>>()?,
             environment: plan.environment.iter().map(pair).collect::<Result<_, _>>()?,
@@ -116,9 +94,10 @@ impl Program {
         // A key that was pressed meanwhile is not for us: it would stop or end this stage, and the launch with it.
         let ready = writ_sys::close_on_exec_from(3)
             .and_then(|()| writ_sys::jobs::drop_keys_until_exec())
+            .and_then(|()| self.take_foreground())
             .and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
         if let Err(error) = ready {
-            return StepFault::at(Step::Protocol, "the agent's stage")(error);
+            return StepFault::at(Step::Terminal, "the program's signals and terminal")(error);
         }
         let mut error = writ_sys::execute(&self.path, &self.arguments, &self.environment);
         if error.raw_os_error() == Some(libc::ENOEXEC) {
@@ -127,6 +106,14 @@ impl Program {
             error = writ_sys::execute(SHELL, &arguments, &self.environment);
         }
         StepFault::at(Step::Execute, named)(error)
+    }
+
+    /// As late as can be: from here on the launcher has none of the keys that are dropped.
+    fn take_foreground(&self) -> io::Result<()> {
+        if self.terminal != (Terminal::OwnGroup { foreground: true }) {
+            return Ok(());
+        }
+        writ_sys::set_foreground_group(&io::stdout(), getpid().as_raw_nonzero().get())
     }
 }
 
