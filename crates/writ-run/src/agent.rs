@@ -178,13 +178,18 @@ impl Plain {
         command
     }
 
-    /// Starts a command, in the process group that `terminal` tells, with the signal mask that we had before `signals`. It dies when
-    /// the calling thread ends.
+    /// Starts a command, in the process group that `terminal` tells and in the foreground if `foreground`, with the signal mask that we
+    /// had before `signals`. It dies when the calling thread ends.
     ///
     /// # Errors
     /// The step [`Step::Execute`] when the program cannot be executed, [`Step::Spawn`] when we cannot wait for it.
-    pub fn start(mut command: Command, terminal: Terminal, signals: &SignalQueue) -> Result<Self, StepFault> {
-        if let Terminal::OwnGroup { foreground } = terminal {
+    pub fn start(
+        mut command: Command,
+        terminal: Terminal,
+        foreground: bool,
+        signals: &SignalQueue,
+    ) -> Result<Self, StepFault> {
+        if terminal.is_own_group() {
             writ_sys::own_group(&mut command, foreground);
         }
         writ_sys::jobs::drop_keys(&mut command);

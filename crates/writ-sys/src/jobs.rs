@@ -152,6 +152,17 @@ fn take_pending(_: i32) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether a signal waits for this thread or process to let it through, as those of a [`SignalQueue`](crate::SignalQueue) do until
+/// they are read (`sigpending(2)`).
+#[must_use]
+pub fn is_pending(signal: i32) -> bool {
+    let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is writable memory; it is all zeros, no signal, if the call should fail.
+    unsafe { libc::sigpending(pending.as_mut_ptr()) };
+    // SAFETY: as above; a wrong number is an answer other than 1.
+    unsafe { libc::sigismember(pending.as_ptr(), signal) == 1 }
+}
+
 /// A key of the terminal that reaches a child between `fork` and `exec` would stop or end our code in it, and nobody would know why
 /// the program does not start. With this step it is dropped; the launcher, which has it as well, passes its own on once there is a
 /// program. Add it before the signal mask is restored.

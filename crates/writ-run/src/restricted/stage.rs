@@ -3,6 +3,7 @@
 //! ```text
 //!   H ── plan, socket ──► stage   capabilities, directory, Landlock, filters
 //!     ◄── Judge, listener ──      from here on each connect waits for the supervisor
+//!     ── Go ──►
 //!     ◄── end of file ──          executed                           or ◄── Fault ──
 //! ```
 //!
@@ -47,7 +48,7 @@ pub(crate) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let [launcher, task] = <[OwnedFd; 2]>::try_from(descriptors).ok()?;
     let launcher = Channel::of(launcher);
     let fault = match prepare(task, &launcher) {
-        Ok(program) => program.execute(),
+        Ok(program) => program.execute_when_told(&launcher),
         Err(fault) => fault,
     };
     let _ = launcher.send(&Word::Fault { fault }, &[]);

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -42,7 +42,7 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
         if let Some(group) = descriptors.next() {
             enter_group(&launcher, group);
         }
-        start(process)
+        start(&launcher, process)
     });
     match started {
         Ok((agent, children)) => {
@@ -78,7 +78,7 @@ fn enter_group(launcher: &Channel, members: OwnedFd) {
     }
 }
 
-fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
+fn start(launcher: &Channel, process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let null = null()?;
     view::enter()?;
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "of init"))?;
@@ -92,7 +92,7 @@ fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
 
     leave_streams(&null);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    until_executed(&report)?;
+    until_executed(launcher, &report)?;
     leave_group(agent);
     Ok((agent, children))
 }
@@ -105,16 +105,27 @@ fn leave_group(agent: Pid) {
     let _ = if leads { setpgid(None, None) } else { setsid().map(drop) };
 }
 
-fn until_executed(report: &Channel) -> Result<(), StepFault> {
+fn until_executed(launcher: &Channel, report: &Channel) -> Result<(), StepFault> {
     let mut ready = false;
     loop {
         match report.receive::<AgentReport>() {
-            Ok(Some((AgentReport::Ready, _))) => ready = true,
+            Ok(Some((AgentReport::Ready, _))) => {
+                ready = true;
+                pass_on_go(launcher, report).map_err(StepFault::at(Step::Protocol, "the word to go"))?;
+            }
             Ok(Some((AgentReport::Fault { fault }, _))) => return Err(fault),
             Ok(None) if ready => return Ok(()),
             Ok(None) => return Err(StepFault::new(Step::Protocol, "the agent's stage broke off", 0)),
             Err(error) => return Err(StepFault::at(Step::Protocol, "the agent's stage")(error)),
         }
+    }
+}
+
+fn pass_on_go(launcher: &Channel, agent: &Channel) -> io::Result<()> {
+    launcher.send(&Report::Ready, &[])?;
+    match launcher.receive()? {
+        Some((InitOrder::Go { go }, _)) => agent.send(&go, &[]),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -144,6 +155,8 @@ fn attend(launcher: &Channel, tie: &OwnedFd, agent: Pid, children: &SignalQueue)
         }
         if ordered {
             match launcher.receive().ok()?? {
+                // It was given, and there is only one.
+                (InitOrder::Go { .. }, _) => {}
                 (InitOrder::Signal { number }, _) => signal(number, agent),
                 (InitOrder::Stop, _) if has_stopped => {}
                 (InitOrder::Stop, _) => signal(libc::SIGTSTP, agent),

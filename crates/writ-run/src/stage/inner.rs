@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     capabilities,
-    channel::{AgentReport, Channel},
+    channel::{AgentReport, Channel, Go},
     filter, unseal,
     user::Ids,
 };
@@ -33,7 +33,7 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let init = Channel::of(init);
     let fault = match prepare(plan) {
         Ok(program) => match init.send(&AgentReport::Ready, &[]) {
-            Ok(()) => program.execute(),
+            Ok(()) => program.execute_when_told(&init),
             Err(error) => StepFault::at(Step::Protocol, "the agent's stage")(error),
         },
         Err(fault) => fault,
@@ -62,16 +62,13 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
 
 pub(crate) fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
     match terminal {
-        Terminal::OwnGroup { .. } => {
-            setpgid(None, None).map_err(StepFault::at(Step::Terminal, "a process group"))
-        }
+        Terminal::OwnGroup => setpgid(None, None).map_err(StepFault::at(Step::Terminal, "a process group")),
         Terminal::CallersGroup => Ok(()),
     }
 }
 
 /// What is executed, as the kernel takes it.
 pub(crate) struct Program {
-    terminal: Terminal,
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
@@ -82,19 +79,27 @@ impl Program {
         let pair =
             |(name, value): &(Bytes, Bytes)| string(&[name.0.as_slice(), b"=", value.0.as_slice()].concat());
         Ok(Self {
-            terminal: plan.terminal,
             path: string(plan.path.as_os_str().as_bytes())?,
             arguments: plan.arguments.iter().map(|one| string(&one.0)).collect::<Result<_, _>>()?,
             environment: plan.environment.iter().map(pair).collect::<Result<_, _>>()?,
         })
     }
 
-    pub(crate) fn execute(self) -> StepFault {
+    /// Becomes the program at the word of whoever is at the other end. It returns only when that failed.
+    pub(crate) fn execute_when_told(self, channel: &Channel) -> StepFault {
+        match channel.receive() {
+            Ok(Some((go, _))) => self.execute(go),
+            Ok(None) => StepFault::new(Step::Protocol, "nobody is there any more", 0),
+            Err(error) => StepFault::at(Step::Protocol, "the word to go")(error),
+        }
+    }
+
+    fn execute(self, go: Go) -> StepFault {
         let named = OsStr::from_bytes(self.path.as_bytes()).display().to_string();
         // A key that was pressed meanwhile is not for us: it would stop or end this stage, and the launch with it.
         let ready = writ_sys::close_on_exec_from(3)
             .and_then(|()| writ_sys::jobs::drop_keys_until_exec())
-            .and_then(|()| self.take_foreground())
+            .and_then(|()| take_foreground(go))
             .and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
         if let Err(error) = ready {
             return StepFault::at(Step::Terminal, "the program's signals and terminal")(error);
@@ -107,14 +112,14 @@ impl Program {
         }
         StepFault::at(Step::Execute, named)(error)
     }
+}
 
-    /// As late as can be: from here on the launcher has none of the keys that are dropped.
-    fn take_foreground(&self) -> io::Result<()> {
-        if self.terminal != (Terminal::OwnGroup { foreground: true }) {
-            return Ok(());
-        }
-        writ_sys::set_foreground_group(&io::stdout(), getpid().as_raw_nonzero().get())
+/// As late as can be: from here on the launcher has none of the keys that are dropped.
+fn take_foreground(Go { foreground }: Go) -> io::Result<()> {
+    if !foreground {
+        return Ok(());
     }
+    writ_sys::set_foreground_group(&io::stdout(), getpid().as_raw_nonzero().get())
 }
 
 fn string(bytes: &[u8]) -> Result<CString, StepFault> {
