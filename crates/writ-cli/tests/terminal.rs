@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use writ_testkit::{Config, Home, Pty, ROLE, refuse_namespaces, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When a key is pressed again.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Says `ready` without having it in the command line, which the terminal shows as well.
 const READY: &str = r"printf 'rea%s\n' dy";
 /// As [`READY`], for use within single quotes.
@@ -130,6 +133,13 @@ impl Place {
         self.spawn(command)
     }
 
+    /// A pipe with a name, in which a program waits that is not to read at the terminal.
+    fn gate(&self) -> PathBuf {
+        let gate = self.work().join("gate");
+        assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        gate
+    }
+
     fn close(self) {
         self.home.close().unwrap();
     }
@@ -144,11 +154,14 @@ fn enter(pty: &mut Pty, line: &str) {
 fn prompt(pty: &mut Pty) {
     pty.wait_for("outer> ").unwrap();
     reads(pty);
+    pty.wait_for("outer> ").unwrap();
 }
 
+/// The outer shell reads what is typed. Each time it says something else, since impatience can make it say it twice.
 fn reads(pty: &mut Pty) {
-    pty.press_until("echo at-$((1+1))\n", "at-2").unwrap();
-    pty.wait_for("outer> ").unwrap();
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    pty.press_until(&format!("echo at-$(({number}+1))\n"), &format!("at-{}\r", number + 1)).unwrap();
 }
 
 /// The status of the last command of the outer shell, which is at its prompt.
@@ -235,8 +248,13 @@ fn a_script_that_calls_stops_with_the_program() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
         let script = place.work().join("script");
-        fs::write(&script, format!("{p}bash -c '{READY2}; read x; echo got-$x'; echo 'script went on'"))
-            .unwrap();
+        // The shell asks when the script has stopped. Whoever is about to stop at the terminal may still take the line that answers.
+        let gate = place.gate();
+        fs::write(
+            &script,
+            format!("{p}bash -c '{READY2}; read x <gate; read x; echo got-$x'; echo 'script went on'"),
+        )
+        .unwrap();
         enter(&mut pty, &format!("sh {}", script.display()));
         pty.wait_for("ready").unwrap();
         pty.press(STOP).unwrap();
@@ -244,6 +262,8 @@ fn a_script_that_calls_stops_with_the_program() {
         prompt(&mut pty);
         enter(&mut pty, "fg");
         pty.wait_for("sh ").unwrap();
+        let mut gate = File::options().read(true).write(true).open(gate).unwrap();
+        gate.write_all(b"go\n").unwrap();
         enter(&mut pty, "hello");
         pty.wait_for("got-hello").unwrap();
         pty.wait_for("script went on").unwrap();
@@ -608,8 +628,7 @@ fn a_run_stops_or_ends_at_any_moment_of_its_start() {
         let (p, mut pty) = (place.prefix(), place.bash());
         // Not at the terminal: who is about to stop there may still take the line of whoever is asked next.
         let waits = "sh -c 'read x <gate; echo went-$((1+1))'";
-        let gate = place.work().join("gate");
-        assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        let gate = place.gate();
         let script = place.work().join("script");
         fs::write(&script, format!("{p}{waits}\n")).unwrap();
         for line in [format!("{p}{waits}"), "sh script".to_owned(), format!("{p}{waits} | {p}cat")] {
@@ -617,17 +636,20 @@ fn a_run_stops_or_ends_at_any_moment_of_its_start() {
                 start(&mut pty, &line, moment);
                 // It is lost in the instant in which terminal and program change hands, as any shell's children can lose one.
                 pty.press_until(STOP, "Stopped").unwrap();
-                prompt(&mut pty);
+                reads(&mut pty);
                 enter(&mut pty, "fg");
                 // With both ends in our hands, nobody waits in `open`.
                 let mut gate = File::options().read(true).write(true).open(&gate).unwrap();
                 gate.write_all(b"go\n").unwrap();
                 let seen = pty.wait_for("went-2").unwrap();
                 assert!(!seen.contains("Stopped"), "{line} {moment}: {seen}");
-                pty.wait_for("outer> ").unwrap();
+                reads(&mut pty);
 
                 start(&mut pty, &line, moment);
-                pty.press_until(INTERRUPT, "outer> ").unwrap();
+                assert!(until(PATIENCE, || {
+                    pty.press(INTERRUPT).unwrap();
+                    until(IMPATIENCE, || pty.foreground().unwrap() == pty.leader())
+                }));
                 reads(&mut pty);
             }
         }
@@ -637,7 +659,7 @@ fn a_run_stops_or_ends_at_any_moment_of_its_start() {
 /// Starts a job and lets it come so far.
 fn start(pty: &mut Pty, line: &str, moment: u32) {
     enter(pty, line);
-    assert!(until(PATIENCE, || executed(pty, line.split('|').count())));
+    assert!(until(PATIENCE, || executed(pty, line.split('|').count())), "{}", pty.transcript());
     for _ in 0..moment {
         pty.foreground().unwrap();
     }
