@@ -400,6 +400,7 @@ mod tests {
             let mut said = String::new();
             child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
             assert_eq!(said, "alive\n");
+            let _ = child.wait();
             return;
         }
         for key in KEYS.into_iter().filter(|key| *key != libc::SIGTTIN) {
