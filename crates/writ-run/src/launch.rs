@@ -22,7 +22,7 @@ use crate::{
     Captured, Delivered, Event, NetworkPlan, Plan, ProcessPlan, RawPath, Step, StepFault, Terminal, View,
     stage::{
         Stage, cgroup,
-        channel::{Channel, InitOrder, Order, Reply, Report},
+        channel::{Channel, Go, InitOrder, Order, Reply, Report},
         seal,
     },
 };
@@ -88,11 +88,12 @@ impl Prepared {
         Ok(doors_of(self.stage.ask(&Order::Bind { doors: doors.to_vec() }, &[])?)?.0)
     }
 
-    /// Builds the view and executes the program. When it answers, the program runs.
+    /// Builds the view and executes the program. When it answers, the program runs. `ready` is asked when all is done but that, and
+    /// answers whether the program's group gets the terminal: see [`Job::ready`](crate::Job::ready).
     ///
     /// # Errors
     /// The step that failed; [`Step::Execute`] means that all is well but the program.
-    pub fn start(self, plan: &Plan) -> Result<Running, StepFault> {
+    pub fn start(self, plan: &Plan, ready: &dyn Fn() -> bool) -> Result<Running, StepFault> {
         let Self { mut stage } = self;
         let (init, theirs) = Channel::pair().map_err(StepFault::at(Step::Spawn, "a socket"))?;
         init.set_patience(Some(STEP_MAX)).map_err(StepFault::at(Step::Spawn, "a socket"))?;
@@ -106,7 +107,7 @@ impl Prepared {
         };
         let remains = descriptors.collect();
         let running = Running { stage, init, pid_one, cgroup, notes, remains, state: State::Starting };
-        running.until_started()
+        running.until_started(ready)
     }
 }
 
@@ -133,7 +134,7 @@ pub fn probe(view: View) -> Result<(), StepFault> {
         directory: "/".into(),
         terminal: Terminal::CallersGroup,
     };
-    let mut running = prepared.start(&Plan { view, process })?;
+    let mut running = prepared.start(&Plan { view, process }, &|| false)?;
     match running.wait().map_err(StepFault::at(Step::Init, "the program"))? {
         0 => Ok(()),
         status => {
@@ -214,6 +215,14 @@ impl Running {
         self.init.send(&InitOrder::Signal { number }, &[])
     }
 
+    /// Sends `SIGTSTP` to the agent, unless it has been stopped since it was executed.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn stop(&self) -> io::Result<()> {
+        self.init.send(&InitOrder::Stop, &[])
+    }
+
     /// Continues a stopped agent, with `terminal` after its group was put into the foreground of that.
     ///
     /// # Errors
@@ -285,9 +294,14 @@ impl Running {
         }
     }
 
-    fn until_started(mut self) -> Result<Self, StepFault> {
+    fn until_started(mut self, ready: &dyn Fn() -> bool) -> Result<Self, StepFault> {
         loop {
             match self.init.receive::<Report>() {
+                Ok(Some((Report::Ready, _))) => {
+                    let go = Go { foreground: ready() };
+                    let sent = self.init.send(&InitOrder::Go { go }, &[]);
+                    sent.map_err(StepFault::at(Step::Init, "the word to go"))?;
+                }
                 Ok(Some((Report::Event { event: Event::Started }, _))) => break,
                 Ok(Some((Report::Note { note }, _))) => self.notes.push(note),
                 Ok(Some((Report::Fault { fault }, _))) => return Err(fault),

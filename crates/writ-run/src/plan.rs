@@ -134,8 +134,8 @@ pub struct ProcessPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Terminal {
-    /// Standard output is the terminal: the program leads a process group of its own, in the foreground if we are.
-    OwnGroup { foreground: bool },
+    /// Standard output is the terminal: the program leads a process group of its own, in the foreground if we are there when it starts.
+    OwnGroup,
     /// In a pipeline or without a terminal: it stays in the caller's group, and stops are nobody's business.
     CallersGroup,
 }

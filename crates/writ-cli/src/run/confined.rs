@@ -61,7 +61,7 @@ pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
 
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
-        let running = self.prepared.start(&self.plan)?;
+        let running = self.prepared.start(&self.plan, &|| launch.job.ready())?;
         for note in self.notes.iter().chain(running.notes()) {
             launch.output.say(note);
         }

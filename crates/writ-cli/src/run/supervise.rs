@@ -197,6 +197,7 @@ impl Watch<'_> {
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),
+                SIGTSTP if early => run.agent.stop(),
                 SIGTTIN | SIGTTOU => Ok(()),
                 _ if has_it => Ok(()),
                 _ => run.agent.signal(signal),

@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{DumpableBehavior, geteuid, set_dumpable_behavior, setpgid},
+    process::{DumpableBehavior, geteuid, set_dumpable_behavior, setsid},
     thread::UnshareFlags,
 };
 use writ_core::Door;
@@ -102,7 +102,8 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
     let init = spawn(Stage::Init.command(passed), Step::Init)?;
 
     // What was the caller's is init's and the agent's now: their terminal, their signals, their pipes.
-    let _ = setpgid(None, None);
+    // A session of our own: in the caller's we would count as a shell that could continue a stopped group of the agent's.
+    let _ = setsid();
     leave_streams(&null);
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "after init"))?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);

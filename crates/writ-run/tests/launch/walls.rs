@@ -175,12 +175,14 @@ fn sandboxes_nest() {
 fn foreground() {
     let (_person, terminal) = controlling_terminal();
     let mut output = capture();
-    let groups = "use POSIX; open my $t, '<', '/dev/tty' or die $!; print tcgetpgrp(fileno $t) == getpgrp() && getpgrp() == $$ ? 'front' : 'behind'";
+    // The terminal is standard output; what is said goes to where input comes from.
+    rustix::stdio::dup2_stdin(std::io::stdout()).unwrap();
+    rustix::stdio::dup2_stdout(&terminal).unwrap();
+    let groups = "use POSIX; open my $t, '<', '/dev/tty' or die $!; open my $out, '>&=', 0 or die $!;
+        print $out tcgetpgrp(fileno $t) == getpgrp() && getpgrp() == $$ ? 'front' : 'behind'";
     for (foreground, expected) in [(false, "behind"), (true, "behindfront")] {
-        let mut plan = process(PERL, &["-e", groups]);
-        plan.terminal = Terminal::OwnGroup { foreground };
-        rustix::stdio::dup2_stdin(&terminal).unwrap();
-        assert!(end(Lab::new().start(plan).unwrap()).success());
+        let running = Lab::new().start_in(process(PERL, &["-e", groups]), foreground);
+        assert!(end(running.unwrap()).success());
         assert_eq!(output.text(), expected);
     }
 }
