@@ -76,19 +76,22 @@ def build(jobs):
     """Compiles the suite of each job with its mutation, and keeps the executables: what a call of the compiler is wrapped around."""
     for place, name, suite in jobs:
         _, file, anchor, replacement, _ = mutation(name)
-        path = TREE / file
-        original = path.read_text()
+        edits = file if isinstance(file, list) else [(file, anchor, replacement)]
         place = pathlib.Path(place)
         subprocess.run(["rm", "-rf", str(place)], check=True)
         place.mkdir(parents=True)
-        if original.count(anchor) != 1:
-            (place / "fault").write_text(f"{file}: the anchor is there {original.count(anchor)} times: {anchor!r}")
+        originals = {path: path.read_text() for path in (TREE / file for file, _, _ in edits)}
+        missing = [anchor for file, anchor, _ in edits if originals[TREE / file].count(anchor) != 1]
+        if missing:
+            (place / "fault").write_text(f"not there exactly once: {missing}")
             continue
-        path.write_text(original.replace(anchor, replacement))
+        for file, anchor, replacement in edits:
+            (TREE / file).write_text((TREE / file).read_text().replace(anchor, replacement))
         try:
             compile_suite(place, suite)
         finally:
-            path.write_text(original)
+            for path, original in originals.items():
+                path.write_text(original)
 
 
 def compile_suite(place, suite):
@@ -140,8 +143,13 @@ def record(name):
     return FOUND / name.replace("/", " ")
 
 
+def files(file):
+    named = [one[0] for one in file] if isinstance(file, list) else [file]
+    return ", ".join(f"`{one.removeprefix('crates/')}`" for one in named)
+
+
 def table(results):
-    rows = [f"| {name} | `{file.removeprefix('crates/')}` | {killer or '**nothing**'} |" for name, file, killer in results]
+    rows = [f"| {name} | {files(file)} | {killer or '**nothing**'} |" for name, file, killer in results]
     killed = sum(1 for _, _, killer in results if killer)
     return "\n".join(
         [
@@ -174,7 +182,7 @@ def main():
     if not arguments.only and not arguments.resume:
         subprocess.run(["rm", "-rf", str(FOUND)], check=True)
         FOUND.mkdir()
-    chosen = [one for one in MUTATIONS if not arguments.only or any(text in one[0] or text in one[1] for text in arguments.only)]
+    chosen = [one for one in MUTATIONS if not arguments.only or any(text in one[0] or text in str(one[1]) for text in arguments.only)]
     if arguments.resume:
         chosen = [one for one in chosen if not record(one[0]).exists()]
     left = [(one[0], one[4].split()) for one in chosen]
