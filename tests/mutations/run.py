@@ -125,7 +125,9 @@ def run_suite(place, suite):
     # A process tree of its own: what a mutation leaves behind ends with it.
     alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script, "sh"]
     cwd = TREE / "crates" / package
-    with subprocess.Popen([*alone, *tests], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
+    # As cargo would call it.
+    environment = dict(os.environ, CARGO_MANIFEST_DIR=str(cwd))
+    with subprocess.Popen([*alone, *tests], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
         hangs = threading.Timer(SUITE_MAX, ran.kill)
         hangs.start()
         first = next(filter(None, map(FAILED.match, ran.stdout)), None)
