@@ -251,8 +251,10 @@ const FREEZE: &str =
 
 /// Nested sandboxes make some; and an agent that wants to leave something.
 fn groups_below() {
-    const NEST: &str = "exec unshare -UrmC sh -c 'mount -t cgroup2 none /dev/shm && mkdir -p /dev/shm/a/b/c'";
-    let running = Lab::new().program("/bin/sh", &["-c", NEST]);
+    // Nobody else's, should it be made where it must not.
+    let own = format!("/dev/shm/below-{}", std::process::id());
+    let nest = format!("mount -t cgroup2 none /dev/shm && mkdir {own} {own}/b {own}/b/c");
+    let running = Lab::new().program("/usr/bin/unshare", &["-UrmC", "sh", "-c", &nest]);
     let group = group_of(&running);
     assert_eq!(end(running).success(), may_make_groups(), "it could make them");
     assert!(group.is_none_or(|group| !group.exists()));
