@@ -102,7 +102,8 @@ MUTATIONS = [
     ("a cache is opened by an agent's link", VIEW + "facts.rs", "    (!laid || within(&way.end, own)).then_some(way.end)\n", "    let _ = laid;\n    Some(way.end)\n", "escapes:write_through_a_linked_cache"),
     ("what ran out leads down the ladder", "crates/writ-cli/src/run/launch.rs", "                Err(Failed::Step(fault)) if fault.ran_out() => return Err(ran_out(level, &fault)),\n", "                Err(Failed::Step(fault)) if fault.ran_out() && fault.what.is_empty() => return Err(ran_out(level, &fault)),\n", "ladder:"),
     # The proxy: what one session may hold
-    ("connections of a session are not limited", "crates/writ-proxy/src/session.rs", "const CONNECTIONS_MAX: usize = 1024;\n/// Of these, how many may not have said yet what they want; so those that never say it leave room for the others.\nconst UNREAD_MAX: usize = 256;", "const CONNECTIONS_MAX: usize = 1 << 20;\n/// Mutated.\nconst UNREAD_MAX: usize = 1 << 20;", "escapes:use_up_the_daemons_connections"),
+    ("connections of a session are not limited", "crates/writ-proxy/src/session.rs", "const CONNECTIONS_MAX: usize = 1024;", "const CONNECTIONS_MAX: usize = 1 << 20;", "doors:connections_of_a_session_are_bounded"),
+    ("connections that say nothing are not limited", "crates/writ-proxy/src/session.rs", "const UNREAD_MAX: usize = 256;", "const UNREAD_MAX: usize = 1 << 20;", "doors:connections_that_say_nothing_are_bounded"),
     ("names of a session are not limited", "crates/writ-proxy/src/assigned.rs", "        self.names.len() < names && self.letters", "        let _ = names;\n        self.letters", "proxy"),
     # What appears while a run lasts
     ("places of credentials stay open", VIEW + "layer.rs", "    guard::close_all(upper, lower, &home.closed, record)\n        .map_err(StepFault::at(Step::Home, \"places of credentials\"))\n", "    let _ = (guard::close_all, record);\n    Ok(())\n", "view"),

@@ -42,6 +42,7 @@ SUITES = {
     "restricted": ("writ-run", ["--test", "restricted"], []),
     "lib": ("writ-run", ["--lib"], []),
     "proxy": ("writ-proxy", ["--lib"], ["assigned"]),
+    "doors": ("writ-proxy", ["--test", "suite"], []),
     "escapes": ("writ-cli", ["--test", "escapes"], []),
     "ladder": ("writ-cli", ["--test", "ladder"], []),
 }
