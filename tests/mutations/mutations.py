@@ -31,7 +31,7 @@ MUTATIONS = [
     ("programs gain privileges", STAGE + "inner.rs", '    set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;\n', "", "launch"),
     # Processes and signals
     ("signals leave through a shared group", STAGE + "inner.rs", "    keep_signals()?;\n", "", "launch"),
-    ("the namespace's processes are not limited", VIEW + "enter.rs", "    limit_namespace(proc.as_fd())?;\n", "", "launch escapes:fork_without_end"),
+    ("the namespace's processes are not limited", VIEW + "enter.rs", "    let limited = limit_namespace(proc.as_fd());\n", "    let limited = if OWNED_BY_ROOT.is_empty() { limit_namespace(proc.as_fd()) } else { Ok(()) };\n", "launch escapes:fork_without_end"),
     ("the account's processes are not limited", STAGE + "inner.rs", "    processes::limit_account()?;\n", "", "launch"),
     ("init outlives the first stage's death", STAGE + "init.rs", "    set_parent_process_death_signal(Some(Signal::KILL))\n        .map_err(StepFault::at(Step::Init, \"the parent's death\"))?;\n", "", "launch"),
     ("init does not see that the first stage is gone", STAGE + "init.rs", "        if abandoned {", "        if abandoned && agent.is_init() {", "launch"),

@@ -42,7 +42,7 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
         if let Some(group) = descriptors.next() {
             enter_group(&launcher, group);
         }
-        start(process)
+        start(&launcher, process)
     });
     match started {
         Ok((agent, children)) => {
@@ -78,9 +78,11 @@ fn enter_group(launcher: &Channel, members: OwnedFd) {
     }
 }
 
-fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
+fn start(launcher: &Channel, process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let null = null()?;
-    view::enter()?;
+    for note in view::enter()? {
+        let _ = launcher.send(&Report::Note { note }, &[]);
+    }
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "of init"))?;
     let children = SignalQueue::of(&SIGNALS).map_err(StepFault::at(Step::Init, "signals"))?;
     let (report, agents_report) = Channel::pair().map_err(StepFault::at(Step::Init, "a socket"))?;
