@@ -27,8 +27,8 @@ MUTATIONS = [
     ("the agent keeps its capabilities", STAGE + "inner.rs", '    capabilities::drop_for_good(kept).map_err(StepFault::at(Step::Capabilities, "of the agent"))?;\n', "    let _ = kept;\n", "launch"),
     ("uid 0 keeps all capabilities", STAGE + "inner.rs", "{ CapabilitySet::SETFCAP } else", "{ CapabilitySet::all() } else", "launch"),
     ("the bounding set stays", STAGE + "capabilities.rs", "        if kept.contains(one) {", "        if kept.contains(one) || number < 64 {", "launch"),
-    ("ambient capabilities stay", STAGE + "capabilities.rs", "pub(super) fn drop_all() -> Result<(), Errno> {\n    clear_ambient_capability_set()?;\n", "pub(super) fn drop_all() -> Result<(), Errno> {\n", "launch"),
-    ("programs gain privileges", STAGE + "inner.rs", '    set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;\n', "", "launch"),
+    # Landlock's library sets it as well.
+    ("programs gain privileges", [(STAGE + "inner.rs", '    set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;\n', ""), (STAGE + "inner.rs", "    keep_signals()?;\n", "")], "", "", "launch"),
     # Processes and signals
     ("signals leave through a shared group", STAGE + "inner.rs", "    keep_signals()?;\n", "", "launch"),
     ("the namespace's processes are not limited", VIEW + "enter.rs", "    let limited = limit_namespace(proc.as_fd());\n", "    let limited = if OWNED_BY_ROOT.is_empty() { limit_namespace(proc.as_fd()) } else { Ok(()) };\n", "launch escapes:fork_without_end"),
@@ -113,3 +113,8 @@ MUTATIONS = [
     ("the search for what only root may read stops in silence", VIEW + "planning.rs", "facts.root_only.iter().chain(&facts.unsearched);", "facts.root_only.iter();", "lib"),
     ("letters of names are not limited", "crates/writ-proxy/src/assigned.rs", " && self.letters.saturating_add(host.as_str().len()) <= letters", " && letters < usize::MAX", "proxy"),
 ]
+
+# Why a line may go unnoticed: another one holds the same, and is noticed.
+SECOND_LINES = {
+    "init does not see that the first stage is gone": "the kernel kills init with it; this is for when that was asked for too late",
+}
