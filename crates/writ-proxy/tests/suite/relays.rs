@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -394,6 +395,33 @@ async fn the_hosts_loopback_is_reached_where_it_may_be() {
     assert_eq!(facts(&event), ("local tunnel", "localhost", port, Verdict::Ok));
     let fault = inside.world.proxy.extend(session, vec![door(port ^ 1)]).await.unwrap_err();
     assert!(fault.0.contains("not allowed"), "{fault}");
+}
+
+#[tokio::test]
+async fn connections_of_a_session_are_bounded() {
+    const CONNECTIONS_MAX: usize = 1024;
+    if !isolated() {
+        return;
+    }
+    // Each is four descriptors here: the agent's, the proxy's two, the service's.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let port = parrot("127.0.0.1:0", "hello ").await.port();
+    let upstream = Upstream::start(&["http/1.1"], echo).await;
+    let inside = Inside::with(upstream, |setup| setup.plan.local = vec![port]).await;
+    let socket = inside.space.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    inside.world.proxy.extend(inside.world.session, vec![(Door::Local { port }, socket)]).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = inside.connect(Ipv4Addr::LOCALHOST.into(), port);
+        says(&mut stream, "hello ").await;
+        open.push(stream);
+    }
+    let mut late = inside.connect(Ipv4Addr::LOCALHOST.into(), port);
+    let early = timeout(Duration::from_millis(300), late.read_u8()).await;
+    assert!(early.is_err(), "one more waits: {early:?}");
+    open.pop();
+    says(&mut late, "hello ").await;
 }
 
 #[tokio::test]

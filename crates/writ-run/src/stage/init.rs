@@ -80,7 +80,9 @@ fn enter_group(launcher: &Channel, members: OwnedFd) {
 
 fn start(launcher: &Channel, process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let null = null()?;
-    view::enter()?;
+    for note in view::enter()? {
+        let _ = launcher.send(&Report::Note { note }, &[]);
+    }
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "of init"))?;
     let children = SignalQueue::of(&SIGNALS).map_err(StepFault::at(Step::Init, "signals"))?;
     let (report, agents_report) = Channel::pair().map_err(StepFault::at(Step::Init, "a socket"))?;
