@@ -9,7 +9,7 @@ use super::{
     rows,
 };
 use crate::store::{
-    Change, CredentialVersion, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue,
+    Change, CredentialVersion, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue, names,
 };
 
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreFault> {
@@ -96,7 +96,7 @@ fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), Stor
                 row.program,
                 row.directory,
                 row.pid,
-                rows::level_name(row.level),
+                names::level(row.level),
                 row.prompt_sha256,
                 row.resumed_from.as_ref().map(SessionId::as_bytes),
                 row.opened_at.millis(),
@@ -215,7 +215,7 @@ fn end_lease(
 ) -> Result<(), StoreFault> {
     let sql = "UPDATE leases SET state = 'ended', revoked = ?2, ended_at = ?3
          WHERE id = ?1 AND state = 'revoking'";
-    if run(connection, sql, params![lease.as_bytes(), rows::revoked_name(revoked), at.millis()])? > 0 {
+    if run(connection, sql, params![lease.as_bytes(), names::revoked(revoked), at.millis()])? > 0 {
         return Ok(());
     }
     match lease_state(connection, lease)? {

@@ -1,0 +1,73 @@
+//! Several daemons on one store: who lives, who owns what, and whose turn it is to settle a lease.
+//!
+//! Daemons judge each other by the server's clock alone. One whose heartbeat has been silent for [`DEAD_AFTER_SECONDS`] is declared
+//! dead, for ever, by whoever notices; only then is what it owned ended. A daemon stops handing out and using anything before
+//! that (`tasks/heartbeat.rs`).
+
+use writ_core::{BootId, LeaseId, SessionId};
+
+use super::{
+    changes::{boot_uuid, params},
+    open::Lasting,
+    rows::{Cells, all, columns, decode_lease},
+};
+use crate::store::{Beat, Claim, LeaseRecord, RETRY_AHEAD_MAX, StoreFault};
+
+/// Without a heartbeat for this long, a daemon is dead to the others. Stands in the statements below.
+#[cfg(test)]
+pub(super) const DEAD_AFTER_SECONDS: u64 = 15;
+
+const ENLIST: &str = "INSERT INTO writ.boots (boot, beat_at) VALUES ($1, clock_timestamp())
+    ON CONFLICT (boot) DO UPDATE SET beat_at = excluded.beat_at";
+const BEAT: &str =
+    "UPDATE writ.boots SET beat_at = clock_timestamp() WHERE boot = $1 AND dead_at IS NULL RETURNING boot";
+const RETIRE: &str = "WITH gone AS (DELETE FROM writ.news WHERE boot = $1)
+    UPDATE writ.boots SET dead_at = clock_timestamp() WHERE boot = $1 AND dead_at IS NULL";
+/// Those that died long ago are forgotten, and so is what nobody will read.
+const DECLARE: &str = "WITH dead AS (
+        UPDATE writ.boots SET dead_at = clock_timestamp()
+        WHERE dead_at IS NULL AND boot <> $1 AND beat_at < clock_timestamp() - interval '15 seconds' RETURNING boot),
+    unread AS (DELETE FROM writ.news USING dead WHERE news.boot = dead.boot)
+    DELETE FROM writ.boots WHERE dead_at < clock_timestamp() - interval '7 days'";
+/// A free lease, or one whose claim has run out, or whose claimer is dead. The claim is as long as it was asked for, by the server's
+/// clock.
+const CLAIM: &str = concat!(
+    "WITH due AS (
+        SELECT id FROM writ.leases
+        WHERE state = 'revoking' AND lane = $1 AND (retry_at IS NULL OR retry_at <= $2 OR retry_at > $3)
+            AND (claimed_by IS NULL OR claimed_by = $4 OR claimed_until <= clock_timestamp()
+                OR NOT EXISTS (SELECT FROM writ.boots WHERE boots.boot = claimed_by AND dead_at IS NULL))
+        ORDER BY retry_at NULLS FIRST LIMIT $5 FOR UPDATE SKIP LOCKED)
+    UPDATE writ.leases SET claimed_by = $4, claimed_until = clock_timestamp() + $6 * interval '1 millisecond'
+    FROM due WHERE leases.id = due.id RETURNING ",
+    columns!(lease)
+);
+
+/// Every statement, for the test that prepares them.
+#[cfg(test)]
+pub(super) const ALL: &[&str] = &[ENLIST, BEAT, RETIRE, DECLARE, CLAIM];
+
+pub(super) async fn enlist(link: &Lasting, boot: BootId) -> Result<(), StoreFault> {
+    link.ask(ENLIST, params![boot_uuid(boot)]).await.map(drop)
+}
+
+pub(super) async fn beat(link: &Lasting, boot: BootId) -> Result<Beat, StoreFault> {
+    let alive = link.ask(BEAT, params![boot_uuid(boot)]).await?;
+    Ok(if alive.is_empty() { Beat::Dead } else { Beat::Alive })
+}
+
+pub(super) async fn retire(link: &Lasting, boot: BootId) -> Result<(), StoreFault> {
+    link.ask(RETIRE, params![boot_uuid(boot)]).await.map(drop)
+}
+
+pub(super) async fn claim(link: &Lasting, claim: Claim) -> Result<Vec<LeaseRecord>, StoreFault> {
+    let ahead = claim.now.millis().saturating_add(RETRY_AHEAD_MAX);
+    let long = claim.until.millis().saturating_sub(claim.now.millis());
+    #[expect(clippy::cast_precision_loss, reason = "a claim is far shorter than 2^52 milliseconds")]
+    let long = long as f64;
+    let (now, boot) = (claim.now.millis(), boot_uuid(claim.boot));
+    let asked = params![claim.lane, now, ahead, boot, i64::from(claim.limit), long];
+    let mut found = all(&link.ask(CLAIM, asked).await?, decode_lease)?;
+    found.sort_by_key(|lease| lease.lease);
+    Ok(found)
+}
