@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
     Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt,
-    Refusal, RefusalKind, Tools,
+    Refusal, RefusalKind, Tools, fault_point,
 };
 
 use super::{BrokerTools, table::Barred};
@@ -39,6 +39,9 @@ pub(crate) async fn issue(
     permit: &Permit,
     credential: Option<&ResolvedCredential>,
 ) -> Result<Granted, Refusal> {
+    if let Some(credential) = credential {
+        broker.quarantines.check(&permit.principal().role, &credential.name)?;
+    }
     for _ in 1..ATTEMPTS {
         match attempt(broker, open, session, permit, credential).await {
             // Only a replaced credential ends a flight so.
@@ -74,18 +77,27 @@ async fn attempt(
 
     let receipt = maker.plan(permit, lease, &tools).await?;
     let record = record(broker, permit, maker, lease, &receipt, issued_at);
+    let lane = record.lane.clone();
+    fault_point!("issue.planned");
     broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(unopened)?;
+    fault_point!("issue.opened");
     let minted = maker.mint(permit, &receipt, &tools).await?;
+    fault_point!("issue.minted");
+    if broker.lanes.reached(&lane) {
+        broker.leases.ending.notify_one();
+    }
     let activate = Change::ActivateLease {
         lease,
         version: minted.as_ref().map_or(0, |made| made.version),
         receipt: minted.as_ref().and_then(|made| made.receipt.clone()),
     };
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
+    fault_point!("issue.activated");
     let place = Place::Lease { session: session.id(), lease };
     let sealed = minted.map(|made| seal::seal(&made.secret, session.recipient(), &place));
     let sealed = sealed.transpose().map_err(fault::seal)?;
     flight.land(deadline).map_err(overtaken)?;
+    fault_point!("issue.landed");
     Ok(Granted {
         lease,
         credential: permit.asked().credential.clone(),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use writ_audit::Outcome;
-use writ_core::{LeaseEnd, LeaseId, Notice, SessionId};
+use writ_core::{LeaseEnd, LeaseId, Notice, SessionId, fault_point};
 
 use crate::{
     broker::Broker,
@@ -71,6 +71,7 @@ pub(crate) async fn end(broker: &Broker, session: SessionId, end: End) -> Result
     broker.leases.session_is_over(session);
     over.over.send_replace(Some(end.to_string()));
     let durable = finish(broker, session, end.as_str(), &leases).await;
+    fault_point!("session.ended");
     if let Some(open) = broker.open_door() {
         let outcome = Outcome { reason: Some(end.as_str()), ..Outcome::ok() };
         if let Err(refusal) = records::session(broker, open, &over.facts, "end", &outcome) {
