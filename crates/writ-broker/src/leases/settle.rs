@@ -64,9 +64,9 @@ pub(crate) async fn settle(
     }
     broker.store.apply(changes).await?;
     fault_point!("settle.ended");
-    for (lease, answer) in leases.iter().zip(answers) {
+    for (lease, answer) in leases.iter().zip(&answers) {
         if let Ok(revoked) = answer {
-            records::lease_settled(broker, open, lease, Ok(revoked));
+            records::lease_settled(broker, open, lease, Ok(*revoked));
         }
     }
     settled.unreachable = settled.done.is_empty() && !away.is_empty();

@@ -4,14 +4,14 @@
 //! dead, for ever, by whoever notices; only then is what it owned ended. A daemon stops handing out and using anything before
 //! that (`tasks/heartbeat.rs`).
 
-use writ_core::{BootId, LeaseId, SessionId};
+use writ_core::{BootId, LeaseEnd, Timestamp};
 
 use super::{
     changes::{boot_uuid, params},
     open::Lasting,
     rows::{Cells, all, columns, decode_lease},
 };
-use crate::store::{Beat, Claim, LeaseRecord, RETRY_AHEAD_MAX, StoreFault};
+use crate::store::{Beat, Claim, LeaseRecord, Orphan, Orphaned, RETRY_AHEAD_MAX, StoreFault, Stuck};
 
 /// Without a heartbeat for this long, a daemon is dead to the others. Stands in the statements below.
 #[cfg(test)]
@@ -42,10 +42,38 @@ const CLAIM: &str = concat!(
     FROM due WHERE leases.id = due.id RETURNING ",
     columns!(lease)
 );
+/// Of boots that are dead, or were never enlisted. Several daemons share the work.
+const ORPHAN_SESSIONS: &str = "WITH orphans AS (
+        SELECT id FROM writ.sessions WHERE ended_at IS NULL AND boot <> $1
+            AND NOT EXISTS (SELECT FROM writ.boots WHERE boots.boot = sessions.boot AND dead_at IS NULL)
+        ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)
+    UPDATE writ.sessions SET ended_at = $3, end_reason = $4 FROM orphans WHERE sessions.id = orphans.id
+    RETURNING sessions.id";
+/// Goes from owner to owner through the index: the leases of those who live cost nothing.
+const ORPHAN_LEASES: &str = "WITH RECURSIVE owners (boot) AS (
+        (SELECT boot FROM writ.leases WHERE state IN ('pending', 'active') ORDER BY boot LIMIT 1)
+        UNION ALL
+        SELECT (SELECT leases.boot FROM writ.leases
+            WHERE state IN ('pending', 'active') AND leases.boot > owners.boot ORDER BY leases.boot LIMIT 1)
+        FROM owners WHERE owners.boot IS NOT NULL),
+    dead AS (
+        SELECT boot FROM owners WHERE boot <> $1
+            AND NOT EXISTS (SELECT FROM writ.boots WHERE boots.boot = owners.boot AND dead_at IS NULL)),
+    orphans AS (
+        SELECT leases.id FROM dead CROSS JOIN LATERAL (
+            SELECT id FROM writ.leases WHERE leases.boot = dead.boot AND state IN ('pending', 'active')
+            LIMIT $2 FOR UPDATE SKIP LOCKED) AS leases
+        LIMIT $2)
+    UPDATE writ.leases SET state = 'revoking', end_reason = $4, revoking_at = $3 FROM orphans
+    WHERE leases.id = orphans.id AND state IN ('pending', 'active') RETURNING leases.id";
+const STUCK: &str = "SELECT role, credential, count(*), min(revoking_at) FROM writ.leases
+    WHERE state = 'revoking' AND revoking_at <= $1 GROUP BY role, credential
+    ORDER BY role COLLATE \"C\", credential COLLATE \"C\" NULLS FIRST";
 
 /// Every statement, for the test that prepares them.
 #[cfg(test)]
-pub(super) const ALL: &[&str] = &[ENLIST, BEAT, RETIRE, DECLARE, CLAIM];
+pub(super) const ALL: &[&str] =
+    &[ENLIST, BEAT, RETIRE, DECLARE, CLAIM, ORPHAN_SESSIONS, ORPHAN_LEASES, STUCK];
 
 pub(super) async fn enlist(link: &Lasting, boot: BootId) -> Result<(), StoreFault> {
     link.ask(ENLIST, params![boot_uuid(boot)]).await.map(drop)
@@ -70,4 +98,27 @@ pub(super) async fn claim(link: &Lasting, claim: Claim) -> Result<Vec<LeaseRecor
     let mut found = all(&link.ask(CLAIM, asked).await?, decode_lease)?;
     found.sort_by_key(|lease| lease.lease);
     Ok(found)
+}
+
+/// Declares dead whoever is, then ends sessions, or leases where no session is left.
+pub(super) async fn orphan(link: &Lasting, ask: Orphan) -> Result<Orphaned, StoreFault> {
+    let (boot, limit, at) = (boot_uuid(ask.boot), i64::from(ask.limit), ask.at.millis());
+    link.ask(DECLARE, params![boot]).await?;
+    let sessions = link.ask(ORPHAN_SESSIONS, params![boot, limit, at, ask.end]).await?;
+    let sessions = all(&sessions, |row| Cells(row, 0).id())?;
+    if !sessions.is_empty() {
+        return Ok(Orphaned { sessions, leases: Vec::new() });
+    }
+    let end = LeaseEnd::Orphaned.as_str().to_owned();
+    let leases = link.ask(ORPHAN_LEASES, params![boot, limit, at, end]).await?;
+    Ok(Orphaned { sessions, leases: all(&leases, |row| Cells(row, 0).id())? })
+}
+
+pub(super) async fn stuck(link: &Lasting, before: Timestamp) -> Result<Vec<Stuck>, StoreFault> {
+    all(&link.ask(STUCK, params![before.millis()]).await?, |row| {
+        let mut cells = Cells(row, 0);
+        let (role, credential) = (cells.parsed()?, cells.optional()?);
+        let leases = u64::try_from(cells.take::<i64>()?).unwrap_or(0);
+        Ok(Stuck { role, credential, leases, since: cells.instant()? })
+    })
 }

@@ -131,7 +131,7 @@ pub(super) const ALL: &[&str] = &[
 
 macro_rules! params {
     ($($value:expr),* $(,)?) => {{
-        let params: Params = vec![$(Box::new($value)),*];
+        let params: $crate::store::postgres::open::Params = vec![$(Box::new($value)),*];
         params
     }};
 }

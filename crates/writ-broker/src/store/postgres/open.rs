@@ -211,6 +211,10 @@ impl Link {
         &self.client
     }
 
+    pub(super) fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
     /// Parses a statement once a connection.
     pub(super) async fn prepare(&self, sql: &'static str) -> Result<Statement, Failed> {
         if let Some(known) = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(sql) {
@@ -303,4 +307,3 @@ fn read_password(path: &Path) -> Result<Vec<u8>, StoreFault> {
     }
     Ok(password)
 }
-

@@ -69,8 +69,16 @@ const LEASES_ENDED: &str = concat!(
     " FROM writ.leases WHERE state = 'ended' AND ($1::uuid IS NULL OR session = $1)
     AND ($2::text IS NULL OR credential = $2) AND ($3::uuid IS NULL OR boot <> $3) ORDER BY id DESC LIMIT $4"
 );
-const LANES: &str = "SELECT lane FROM (SELECT DISTINCT lane FROM writ.leases
-        WHERE state = 'revoking' AND (retry_at IS NULL OR retry_at <= $1 OR retry_at > $2)) AS due
+/// Goes from lane to lane through the index, and looks for one that is due on each: the length of a queue costs nothing.
+const LANES: &str = "WITH RECURSIVE queue (lane) AS (
+        (SELECT lane FROM writ.leases WHERE state = 'revoking' ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT leases.lane FROM writ.leases WHERE state = 'revoking' AND leases.lane > queue.lane
+            ORDER BY leases.lane LIMIT 1)
+        FROM queue WHERE queue.lane IS NOT NULL)
+    SELECT lane FROM queue WHERE lane IS NOT NULL AND EXISTS (
+        SELECT FROM writ.leases WHERE state = 'revoking' AND leases.lane = queue.lane
+            AND (retry_at IS NULL OR retry_at <= $1 OR retry_at > $2))
     ORDER BY lane COLLATE \"C\"";
 const PENDING: &str =
     "SELECT name, version, sealed, set_at FROM writ.pending_values ORDER BY name COLLATE \"C\"";
@@ -216,7 +224,7 @@ pub(super) fn decode_lease(row: &Row) -> Result<LeaseRecord, StoreFault> {
         workload: cells.parsed()?,
         role: cells.parsed()?,
         target: cells.parsed()?,
-        credential: cells.take::<Option<String>>()?.as_deref().map(parse).transpose()?,
+        credential: cells.optional()?,
         engine: cells.take()?,
         version: cells.number()?,
         scope: cells.json()?,
@@ -244,6 +252,10 @@ impl<'a> Cells<'a> {
 
     pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {
         parse(&self.take::<String>()?)
+    }
+
+    pub(super) fn optional<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<T>, StoreFault> {
+        self.take::<Option<String>>()?.as_deref().map(parse).transpose()
     }
 
     pub(super) fn id<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T, StoreFault> {

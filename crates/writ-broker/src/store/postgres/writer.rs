@@ -45,10 +45,13 @@ const ATTEMPTS: u32 = 5;
 /// The way to the task.
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
+    own: Own,
 }
 
 struct Job {
     changes: Vec<Change>,
+    /// The changes as statements; a fault where one of them could never be done.
+    steps: Result<Vec<Arc<Step>>, StoreFault>,
     answer: oneshot::Sender<Result<(), StoreFault>>,
 }
 
@@ -56,8 +59,8 @@ impl Writer {
     /// Starts the task, which makes its own connections. It ends, with its queue done, when the writer is dropped.
     pub(super) fn start(server: Arc<Server>, own: Own) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(Work { server, own, link: None }.run(receiver));
-        Self { jobs: sender }
+        tokio::spawn(Work { server, link: None }.run(receiver));
+        Self { jobs: sender, own }
     }
 
     /// Hands a job over and waits until it is on the server's disk. Dropped before the job is in the queue, nothing happens;
@@ -65,15 +68,16 @@ impl Writer {
     pub(super) async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreFault> {
         let stopped = || StoreFault::Io("its writer has stopped: restart writ".to_owned());
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job { changes, answer }).await.map_err(|_| stopped())?;
+        let own = self.own.uuid();
+        let steps = changes.iter().map(|change| changes::step(change, own).map(Arc::new)).collect();
+        self.jobs.send(Job { changes, steps, answer }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 }
 
 struct Work {
     server: Arc<Server>,
-    own: Own,
-    link: Option<Link>,
+    link: Option<Arc<Link>>,
 }
 
 /// What came of one transaction.
@@ -172,11 +176,11 @@ impl Work {
         let link = match self.link.take().filter(|link| !link.is_lost()) {
             Some(link) => link,
             None => match self.server.connect(None).await {
-                Ok(link) => link,
+                Ok(link) => Arc::new(link),
                 Err(fault) => return Outcome::Lost(fault),
             },
         };
-        let outcome = self.together(&link, jobs).await;
+        let outcome = together(&link, jobs).await;
         let sound = match &outcome {
             Outcome::Done(_) => true,
             Outcome::Refused(_) | Outcome::Busy(_) => {
@@ -187,35 +191,31 @@ impl Work {
         self.link = sound.then_some(link);
         outcome
     }
+}
 
-    /// One transaction.
-    async fn together(&self, link: &Link, jobs: &[Job]) -> Outcome {
-        let own = self.own.uuid();
-        let steps = |job: &Job| job.changes.iter().map(|change| changes::step(change, own)).collect();
-        let planned: Vec<Plan<'_>> =
-            jobs.iter().map(|job| Plan { changes: &job.changes, steps: steps(job) }).collect();
-        let mut results = Vec::with_capacity(jobs.len());
-        let mut lead = "BEGIN".to_owned();
-        loop {
-            let rest = planned.get(results.len()..).unwrap_or_default();
-            match timeout(ANSWER_MAX, run(link, &lead, rest)).await {
-                Ok(Ok((some, undo))) => {
-                    results.extend(some);
-                    let Some(savepoint) = undo else { break };
-                    lead = format!("ROLLBACK TO SAVEPOINT {savepoint}");
-                }
-                Ok(Err(failed)) => return failed.into(),
-                Err(_) => return Outcome::Lost(StoreFault::Io(SILENT.to_owned())),
+/// One transaction.
+async fn together(link: &Arc<Link>, jobs: &[Job]) -> Outcome {
+    let mut results = Vec::with_capacity(jobs.len());
+    let mut lead = "BEGIN".to_owned();
+    loop {
+        let rest = jobs.get(results.len()..).unwrap_or_default();
+        match timeout(ANSWER_MAX, run(link, lead, rest)).await {
+            Ok(Ok((some, undo))) => {
+                results.extend(some);
+                let Some(savepoint) = undo else { break };
+                lead = format!("ROLLBACK TO SAVEPOINT {savepoint}");
             }
+            Ok(Err(failed)) => return failed.into(),
+            Err(_) => return Outcome::Lost(StoreFault::Io(SILENT.to_owned())),
         }
-        match timeout(ANSWER_MAX, link.client().batch_execute("COMMIT")).await {
-            Ok(Ok(())) => Outcome::Done(results),
-            Ok(Err(error)) => match failed(&error) {
-                Failed::Lost(fault) => Outcome::Unknown(unknown(&fault.to_string())),
-                known => known.into(),
-            },
-            Err(_) => Outcome::Unknown(unknown(SILENT)),
-        }
+    }
+    match timeout(ANSWER_MAX, link.client().batch_execute("COMMIT")).await {
+        Ok(Ok(())) => Outcome::Done(results),
+        Ok(Err(error)) => match failed(&error) {
+            Failed::Lost(fault) => Outcome::Unknown(unknown(&fault.to_string())),
+            known => known.into(),
+        },
+        Err(_) => Outcome::Unknown(unknown(SILENT)),
     }
 }
 
@@ -225,12 +225,6 @@ fn unknown(why: &str) -> StoreFault {
     StoreFault::Io(format!("it is not known whether the server committed: {why}"))
 }
 
-/// A job as statements; a fault where one of its changes could never be done.
-struct Plan<'a> {
-    changes: &'a [Change],
-    steps: Result<Vec<Step>, StoreFault>,
-}
-
 type Results = Vec<Result<(), StoreFault>>;
 
 /// Sends `lead` and the jobs, all at once. Returns the results up to the first job of several changes that failed and is to be
@@ -238,42 +232,36 @@ type Results = Vec<Result<(), StoreFault>>;
 ///
 /// Every answer is waited for, so that a transaction that the server gave up is never committed by mistake (PostgreSQL answers such
 /// a COMMIT with a rollback, and no error).
-async fn run(link: &Link, lead: &str, jobs: &[Plan<'_>]) -> Result<(Results, Option<String>), Failed> {
-    for step in jobs.iter().filter_map(|job| job.steps.as_ref().ok()).flatten() {
-        link.prepare(step.sql).await?;
+async fn run(link: &Arc<Link>, lead: String, jobs: &[Job]) -> Result<(Results, Option<String>), Failed> {
+    for job in jobs {
+        for step in job.steps.as_ref().map_or(&[][..], Vec::as_slice) {
+            link.prepare(step.sql).await?;
+        }
     }
+    let begun = control(link, lead).await;
     let mut sent = Vec::with_capacity(jobs.len());
-    let begun = Begun::of(link.client().batch_execute(lead)).await;
     for (place, job) in jobs.iter().enumerate() {
-        let Ok(steps) = &job.steps else {
-            sent.push((None, Vec::new()));
-            continue;
-        };
-        let savepoint = match steps.len() {
-            0 | 1 => None,
-            _ => {
-                let text = format!("SAVEPOINT {}", savepoint(jobs.len(), place));
-                Some(Begun::of(async move { link.client().batch_execute(&text).await }).await)
-            }
+        let steps = job.steps.as_ref().map_or(&[][..], Vec::as_slice);
+        let set = match steps {
+            [] | [_] => None,
+            _ => Some(control(link, format!("SAVEPOINT {}", savepoint(jobs.len(), place))).await),
         };
         let mut answers = Vec::with_capacity(steps.len());
         for step in steps {
-            let statement = link.prepare(step.sql).await?;
-            let asked = async move { link.client().query_one(&statement, &borrowed(&step.params)).await };
-            answers.push(Begun::of(asked).await);
+            answers.push(ask(link, step).await?);
         }
-        sent.push((savepoint, answers));
+        sent.push((set, answers));
     }
     begun.finish().await?;
     let mut results = Vec::with_capacity(jobs.len());
     let mut undo = None;
-    for (place, (job, (savepoint_set, answers))) in jobs.iter().zip(sent).enumerate() {
-        if let Some(set) = savepoint_set {
+    for (place, (job, (set, answers))) in jobs.iter().zip(sent).enumerate() {
+        if let Some(set) = set {
             set.finish().await?;
         }
         let mut result = job.steps.as_ref().map(drop).map_err(copy);
         for (change, answer) in job.changes.iter().zip(answers) {
-            let row: Row = answer.finish().await?;
+            let row = answer.finish().await?;
             result = result.and_then(|()| changes::judge(change, &row));
         }
         if undo.is_none() {
@@ -286,21 +274,36 @@ async fn run(link: &Link, lead: &str, jobs: &[Plan<'_>]) -> Result<(Results, Opt
     Ok((results, undo))
 }
 
+/// Sends what has no answer but that it was done.
+async fn control(link: &Arc<Link>, sql: String) -> Begun<()> {
+    let link = Arc::clone(link);
+    Begun::of(async move { link.client().batch_execute(&sql).await }).await
+}
+
+async fn ask(link: &Arc<Link>, step: &Arc<Step>) -> Result<Begun<Row>, Failed> {
+    let statement = link.prepare(step.sql).await?;
+    let (link, step) = (Arc::clone(link), Arc::clone(step));
+    let asked = async move { link.client().query_one(&statement, &borrowed(&step.params)).await };
+    Ok(Begun::of(asked).await)
+}
+
 /// A name that no other savepoint of the transaction has: each round has fewer jobs left.
 fn savepoint(left: usize, place: usize) -> String {
     format!("job_{left}_{place}")
 }
 
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
 /// A request that was handed to the connection, in its turn.
-struct Begun<'a, T> {
-    work: Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>,
+struct Begun<T> {
+    work: Answer<T>,
     done: Option<Result<T, Error>>,
 }
 
-impl<'a, T: 'a> Begun<'a, T> {
+impl<T> Begun<T> {
     /// Sends it: the client hands a request over when its future is first polled.
-    async fn of(work: impl Future<Output = Result<T, Error>> + Send + 'a) -> Self {
-        let mut work: Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>> = Box::pin(work);
+    async fn of(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Self {
+        let mut work: Answer<T> = Box::pin(work);
         let done = std::future::poll_fn(|context| match work.as_mut().poll(context) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending => Poll::Ready(None),

@@ -86,6 +86,7 @@ CREATE TABLE writ.leases (
 CREATE INDEX leases_alive ON writ.leases (id) WHERE state <> 'ended';
 CREATE INDEX leases_by_session ON writ.leases (session);
 CREATE INDEX leases_owned ON writ.leases (boot) WHERE state IN ('pending', 'active');
+CREATE INDEX leases_stuck ON writ.leases (revoking_at, role, credential) WHERE state = 'revoking';
 CREATE INDEX leases_revoking ON writ.leases (lane, retry_at NULLS FIRST) WHERE state = 'revoking';
 
 -- The lives of the daemons that share the store.
