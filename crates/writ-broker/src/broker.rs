@@ -65,6 +65,8 @@ pub struct Broker {
     /// One change of credentials at a time.
     pub(crate) setting: tokio::sync::Mutex<()>,
     pub(crate) sessions: Sessions,
+    /// When a shared store last heard of this daemon.
+    pub(crate) pulse: Pulse,
     /// Nothing new is begun.
     pub(crate) draining: AtomicBool,
     /// Everything ends.
@@ -91,6 +93,7 @@ impl Broker {
     }
 
     async fn answer(&self, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Granted, Refusal> {
+        self.pulse.check(self.clock.as_ref())?;
         let session = self.sessions.identify(ask.session, self.clock.as_ref())?;
         let target = rules.target(&ask.target)?;
         let credential = target.credential.as_ref().map(|name| rules.credential(name)).transpose()?;

@@ -71,6 +71,9 @@ impl Broker {
         let started_at = clock.now();
         let boot = BootId::new(started_at, &bytes);
         let store = installation.store().clone();
+        if let Some(shared) = store.shared() {
+            shared.enlist(boot).await?;
+        }
         let recovered = tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
         let locked = installation.is_locked();
         let broker = Arc::new(Self {
@@ -95,6 +98,7 @@ impl Broker {
             quarantines: Quarantines::default(),
             setting: tokio::sync::Mutex::default(),
             sessions: Sessions::default(),
+            pulse: Pulse::default(),
             draining: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             busy: watch::Sender::new(0),
@@ -105,6 +109,11 @@ impl Broker {
         if !locked {
             door::open(&broker).await?;
         }
+        if broker.store.shared().is_some() {
+            broker.pulse.felt(broker.clock.boottime());
+        }
+        tokio::spawn(tasks::heartbeat::run(broker.clone()));
+        tokio::spawn(tasks::news::run(broker.clone()));
         tokio::spawn(tasks::expiry::run(broker.clone()));
         tokio::spawn(tasks::recovery::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));

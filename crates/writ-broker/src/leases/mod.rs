@@ -16,7 +16,7 @@ mod settle;
 mod table;
 mod tools;
 
-pub(crate) use end::{cancel, end, finish};
+pub(crate) use end::{cancel, drop_all, end, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
 pub(crate) use settle::settle;
 pub(crate) use table::Table;

@@ -25,6 +25,8 @@ pub(crate) enum End {
     Stopped,
     /// The data plane did not serve it.
     Unserved,
+    /// Another daemon on the same store took this one for dead.
+    Fenced,
     /// The launcher brought doors that the session may not have.
     Doors,
 }
@@ -40,6 +42,7 @@ impl End {
             Self::Expired => "expired",
             Self::Stopped => "stopped",
             Self::Unserved => "unserved",
+            Self::Fenced => "fenced",
             Self::Doors => "doors",
         }
     }
@@ -54,6 +57,7 @@ impl fmt::Display for End {
             Self::Expired => "the session's time ran out",
             Self::Stopped => "writ was stopped",
             Self::Unserved => "the proxy could not serve the session",
+            Self::Fenced => "writ lost touch with its store",
             Self::Doors => "the launcher brought a socket that the session may not have",
         })
     }
