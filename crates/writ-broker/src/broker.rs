@@ -33,7 +33,7 @@ use crate::{
     rules::{RuleBook, Rules},
     sessions::Sessions,
     store::Store,
-    tasks::{lanes::Lanes, recovery::Recovered},
+    tasks::{heartbeat::Pulse, lanes::Lanes, recovery::Recovered},
     watch::Watch,
 };
 

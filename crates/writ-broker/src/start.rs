@@ -24,7 +24,7 @@ use crate::{
     rules::RuleBook,
     sessions::{self, End, Sessions},
     store::StoreFault,
-    tasks::{self, lanes::Lanes},
+    tasks::{self, heartbeat::Pulse, lanes::Lanes},
     watch::Watch,
 };
 
@@ -55,6 +55,9 @@ pub enum StartFault {
 
 /// How long a stop waits for revocations upstream. What is not done then, the next start goes on with.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// The longest that saying good-bye to a shared store may take.
+const RETIRE_MAX: Duration = Duration::from_secs(3);
 
 impl Broker {
     /// Starts a broker: ends what another life left, opens the door if the seal asks nobody, begins the background work.
@@ -173,6 +176,12 @@ impl Broker {
             }
             if let Ok(Err(fault)) = closed {
                 tracing::debug!(%fault, "the audit log was not closed cleanly");
+            }
+        }
+        if let Some(shared) = self.store.shared() {
+            // Not said, it takes the others a little longer to notice.
+            if !matches!(timeout(RETIRE_MAX, shared.retire(self.boot)).await, Ok(Ok(()))) {
+                tracing::warn!("the store could not be told that this daemon ends");
             }
         }
     }

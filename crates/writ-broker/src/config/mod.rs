@@ -17,6 +17,7 @@ pub mod reference;
 mod repository;
 mod resolve;
 mod resolved;
+mod store;
 mod target;
 mod when;
 
@@ -32,6 +33,7 @@ pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
     quiet_hosts_of,
 };
+pub use store::StoreEntry;
 pub use when::{When, WhenError};
 
 #[cfg(test)]

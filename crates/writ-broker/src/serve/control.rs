@@ -25,6 +25,7 @@ use crate::{
     broker::Broker,
     credentials, door,
     door::Unlocked,
+    elsewhere,
     fault, leases, originals,
     records::{self, Command},
     seen,
@@ -227,8 +228,10 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Ok(Answer::Sessions { sessions: vec![show_session(broker, session).await?] })
         }
         Ask::SessionRevoke { session } => {
-            show_session(broker, session).await?;
+            let found = broker.store.session(session).await.map_err(fault::store)?;
+            let found = found.ok_or_else(|| not_found("session", &session.to_string()))?;
             sessions::end(broker, session, End::Revoked).await.map_err(fault::store)?;
+            elsewhere::revoke_session(broker, &found).await?;
             Ok(Answer::Done)
         }
         Ask::LeaseList { ended } => {
@@ -240,8 +243,9 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
         }
         Ask::LeaseRevoke { lease } => {
-            find_lease(broker, lease).await?;
+            let found = find_lease(broker, lease).await?;
             leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
+            elsewhere::revoke_lease(broker, &found).await?;
             Ok(Answer::Done)
         }
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),

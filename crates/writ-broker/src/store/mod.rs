@@ -168,6 +168,8 @@ pub enum Change {
     PutPending(PendingValue),
     /// Harmless if there is none.
     DropPending(CredentialName),
+    /// The same as [`Change::PutMeta`]; [`StoreFault::Conflict`] if there is one: of two daemons that begin at once, one does.
+    AddMeta { key: String, value: Vec<u8> },
     /// A small named value of the installation, such as the wrapped keyring. Takes the place of an earlier one.
     PutMeta { key: String, value: Vec<u8> },
 }

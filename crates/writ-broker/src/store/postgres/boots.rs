@@ -1,6 +1,6 @@
 //! Several daemons on one store: who lives, who owns what, and whose turn it is to settle a lease.
 //!
-//! Daemons judge each other by the server's clock alone. One whose heartbeat has been silent for [`DEAD_AFTER_SECONDS`] is declared
+//! Daemons judge each other by the server's clock alone. One whose heartbeat has been silent for 15 seconds is declared
 //! dead, for ever, by whoever notices; only then is what it owned ended. A daemon stops handing out and using anything before
 //! that (`tasks/heartbeat.rs`).
 
@@ -13,20 +13,20 @@ use super::{
 };
 use crate::store::{Beat, Claim, LeaseRecord, Orphan, Orphaned, RETRY_AHEAD_MAX, StoreFault, Stuck};
 
-/// Without a heartbeat for this long, a daemon is dead to the others. Stands in the statements below.
-#[cfg(test)]
-pub(super) const DEAD_AFTER_SECONDS: u64 = 15;
-
-const ENLIST: &str = "INSERT INTO writ.boots (boot, beat_at) VALUES ($1, clock_timestamp())
-    ON CONFLICT (boot) DO UPDATE SET beat_at = excluded.beat_at";
-const BEAT: &str =
-    "UPDATE writ.boots SET beat_at = clock_timestamp() WHERE boot = $1 AND dead_at IS NULL RETURNING boot";
+const ENLIST: &str = "INSERT INTO writ.boots (boot, beat_at, steady_since)
+    VALUES ($1, clock_timestamp(), clock_timestamp()) ON CONFLICT (boot) DO NOTHING";
+const BEAT: &str = "UPDATE writ.boots SET beat_at = clock_timestamp(), steady_since = CASE
+        WHEN beat_at < clock_timestamp() - interval '5 seconds' THEN clock_timestamp() ELSE steady_since END
+    WHERE boot = $1 AND dead_at IS NULL RETURNING boot";
 const RETIRE: &str = "WITH gone AS (DELETE FROM writ.news WHERE boot = $1)
     UPDATE writ.boots SET dead_at = clock_timestamp() WHERE boot = $1 AND dead_at IS NULL";
+/// Only a daemon that was itself heard for as long may say so: after an outage of the server everybody has the time to be heard again.
 /// Those that died long ago are forgotten, and so is what nobody will read.
 const DECLARE: &str = "WITH dead AS (
         UPDATE writ.boots SET dead_at = clock_timestamp()
-        WHERE dead_at IS NULL AND boot <> $1 AND beat_at < clock_timestamp() - interval '15 seconds' RETURNING boot),
+        WHERE dead_at IS NULL AND boot <> $1 AND beat_at < clock_timestamp() - interval '15 seconds'
+            AND EXISTS (SELECT FROM writ.boots AS own WHERE own.boot = $1
+                AND own.steady_since < clock_timestamp() - interval '15 seconds') RETURNING boot),
     unread AS (DELETE FROM writ.news USING dead WHERE news.boot = dead.boot)
     DELETE FROM writ.boots WHERE dead_at < clock_timestamp() - interval '7 days'";
 /// A free lease, or one whose claim has run out, or whose claimer is dead. The claim is as long as it was asked for, by the server's

@@ -104,6 +104,9 @@ const PUT_PENDING: &str = "WITH changed AS (
     SELECT (SELECT count(*) FROM changed), NULL::text";
 const DROP_PENDING: &str = "WITH changed AS (DELETE FROM writ.pending_values WHERE name = $1 RETURNING 1)
     SELECT (SELECT count(*) FROM changed), NULL::text";
+const ADD_META: &str = "WITH changed AS (
+        INSERT INTO writ.meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT (SELECT count(*) FROM changed), NULL::text";
 const PUT_META: &str = "WITH changed AS (
         INSERT INTO writ.meta (key, value) VALUES ($1, $2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value RETURNING 1)
@@ -126,6 +129,7 @@ pub(super) const ALL: &[&str] = &[
     END_LEASE,
     PUT_PENDING,
     DROP_PENDING,
+    ADD_META,
     PUT_META,
 ];
 
@@ -177,6 +181,7 @@ pub(super) fn step(change: &Change, own: Uuid) -> Result<Step, StoreFault> {
             (PUT_PENDING, params![name, version, row.sealed.clone(), row.set_at.millis()])
         }
         Change::DropPending(name) => (DROP_PENDING, params![text(name.as_str())]),
+        Change::AddMeta { key, value } => (ADD_META, params![key.clone(), value.clone()]),
         Change::PutMeta { key, value } => (PUT_META, params![key.clone(), value.clone()]),
     };
     Ok(Step { sql, params })
@@ -235,7 +240,7 @@ fn named(change: &Change) -> String {
         | Change::RevokeLease { lease, .. }
         | Change::RetryLease { lease, .. }
         | Change::EndLease { lease, .. } => format!("lease {lease}"),
-        Change::PutMeta { key, .. } => format!("value {key}"),
+        Change::AddMeta { key, .. } | Change::PutMeta { key, .. } => format!("value {key}"),
     }
 }
 

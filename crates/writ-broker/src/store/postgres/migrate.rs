@@ -40,9 +40,10 @@ pub(super) async fn migrate(client: &mut Client, migrations: &[&str]) -> Result<
     transaction.commit().await.map_err(|error| plain(&error))
 }
 
-async fn check_suitable(client: &Client) -> Result<(), StoreFault> {
+/// Whether the database can be a store; what the server calls itself.
+pub(super) async fn check_suitable(client: &Client) -> Result<String, StoreFault> {
     let sql = "SELECT current_setting('server_encoding'), current_setting('server_version_num')::int, pg_is_in_recovery(),
-        current_setting('fsync')";
+        current_setting('fsync'), 'PostgreSQL ' || split_part(current_setting('server_version'), ' ', 1)";
     let row = client.query_one(sql, &[]).await.map_err(|error| plain(&error))?;
     let (encoding, version, standby, fsync): (String, i32, bool, String) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -60,7 +61,7 @@ async fn check_suitable(client: &Client) -> Result<(), StoreFault> {
     if fsync != "on" {
         tracing::warn!("the store's server has fsync = {fsync}: a power cut may lose what was acknowledged");
     }
-    Ok(())
+    Ok(row.get(4))
 }
 
 /// 0 where there is no store yet.

@@ -86,6 +86,15 @@ impl PostgresStore {
         })
     }
 
+    /// Looks whether the server is there and can be a store, and says what it is. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`].
+    pub async fn probe(place: &Place) -> Result<String, StoreFault> {
+        let link = Server::of(place)?.connect(None).await?;
+        migrate::check_suitable(link.client()).await
+    }
+
     fn point(&self) -> &Lasting {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % POINT_READERS;
         let [first, others @ ..] = &self.points;

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -14,11 +14,9 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
-use tokio_postgres::{
-    AsyncMessage, Client, Config, NoTls, Notification, Row, Statement,
-    config::{Host, SslMode},
-    types::ToSql,
-};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification, Row, Statement, config::Host, types::ToSql};
+use writ_core::Secret;
+use writ_engine::postgres::connect::{self as engine, ConnectFault, Endpoint, Tls};
 
 use super::fault::{Failed, failed, plain};
 use crate::store::StoreFault;
@@ -27,13 +25,12 @@ use crate::store::StoreFault;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// The longest that an answer may take. The server gives up on its own before.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// A server that acknowledges nothing for this long is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A password has at most this many bytes.
 const PASSWORD_MAX: u64 = 1024;
 /// What every connection is told first. Names are always written with their schema.
 const SETTINGS: &str = "SET search_path = pg_catalog; SET statement_timeout = '15s'; SET lock_timeout = '5s';
     SET idle_in_transaction_session_timeout = '30s'; SET synchronous_commit = on; SET client_min_messages = warning";
+const PORT: u16 = 5432;
 /// How the daemon is called in `pg_stat_activity`.
 const NAME: &str = "writ";
 
@@ -46,6 +43,8 @@ pub struct Place {
     pub password_file: Option<PathBuf>,
     /// Trust anchors in PEM instead of the system's.
     pub tls_ca: Option<String>,
+    /// The address that is dialled instead of what the host's name says.
+    pub dial: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Place {
@@ -73,10 +72,10 @@ impl Place {
     /// # Errors
     /// [`PlaceFault`].
     pub fn check(&self) -> Result<(), PlaceFault> {
-        self.config().map(drop)
+        self.endpoint().map(drop)
     }
 
-    fn config(&self) -> Result<Config, PlaceFault> {
+    fn endpoint(&self) -> Result<Endpoint, PlaceFault> {
         let scheme = ["postgres://", "postgresql://"].iter().any(|scheme| self.url.starts_with(scheme));
         if !scheme {
             return Err(PlaceFault::Form);
@@ -84,23 +83,22 @@ impl Place {
         if self.url.contains('?') {
             return Err(PlaceFault::Parameters);
         }
-        let mut config: Config = self.url.parse().map_err(|_| PlaceFault::Form)?;
+        let config: Config = self.url.parse().map_err(|_| PlaceFault::Form)?;
         if config.get_password().is_some() {
             return Err(PlaceFault::Password);
         }
-        if config.get_user().is_none_or(str::is_empty) {
-            return Err(PlaceFault::Lacks("no user"));
-        }
-        if config.get_dbname().is_none_or(str::is_empty) {
-            return Err(PlaceFault::Lacks("no database"));
-        }
-        if config.get_hosts().len() != 1 {
-            return Err(PlaceFault::Lacks("not one host"));
-        }
-        let mode = if local(&config) && self.tls_ca.is_none() { SslMode::Disable } else { SslMode::Require };
-        config.ssl_mode(mode).application_name(NAME).connect_timeout(CONNECT_MAX);
-        config.keepalives_idle(SILENCE_MAX).tcp_user_timeout(SILENCE_MAX);
-        Ok(config)
+        let named = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+        let [Host::Tcp(host)] = config.get_hosts() else { return Err(PlaceFault::Lacks("not one host")) };
+        let local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        let tls = if local && self.tls_ca.is_none() { Tls::Disable } else { Tls::VerifyFull(self.tls_ca.clone()) };
+        Ok(Endpoint {
+            host: host.clone(),
+            port: config.get_ports().first().copied().unwrap_or(PORT),
+            dial: self.dial,
+            database: named(config.get_dbname()).ok_or(PlaceFault::Lacks("no database"))?,
+            user: named(config.get_user()).ok_or(PlaceFault::Lacks("no user"))?,
+            tls,
+        })
     }
 
     /// Host, port and database, for people.
@@ -110,31 +108,20 @@ impl Place {
     }
 }
 
-/// Whether the connection does not leave this machine: a socket, or an address of the loopback network. A name may lead anywhere.
-fn local(config: &Config) -> bool {
-    config.get_hosts().iter().all(|host| match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-        }
-    })
-}
-
 /// How to get connections.
 pub(super) struct Server {
-    config: Config,
-    place: Place,
+    endpoint: Endpoint,
+    password: Option<Secret>,
+    shown: String,
 }
 
 impl Server {
     /// # Errors
     /// [`StoreFault::Exposed`] for a password that others can read; [`StoreFault::Unsuitable`].
     pub(super) fn of(place: &Place) -> Result<Self, StoreFault> {
-        let mut config = place.config().map_err(|fault| StoreFault::Unsuitable(fault.to_string()))?;
-        if let Some(file) = &place.password_file {
-            config.password(read_password(file)?);
-        }
-        Ok(Self { config, place: place.clone() })
+        let endpoint = place.endpoint().map_err(|fault| StoreFault::Unsuitable(fault.to_string()))?;
+        let password = place.password_file.as_deref().map(read_password).transpose()?;
+        Ok(Self { endpoint, password, shown: place.shown() })
     }
 
     /// A connection, ready for work. What the server says unasked goes to `heard`.
@@ -145,34 +132,29 @@ impl Server {
         &self,
         heard: Option<mpsc::Sender<Notification>>,
     ) -> Result<Link, StoreFault> {
-        let unreachable = |why: String| StoreFault::Io(format!("{} cannot be reached: {why}", self.place.shown()));
-        let connected = timeout(CONNECT_MAX, self.log_in(heard)).await;
-        let (client, task) = connected.map_err(|_| unreachable("no answer in time".to_owned()))??;
+        let connected = timeout(CONNECT_MAX, engine::connect(&self.endpoint, self.password.as_ref(), NAME)).await;
+        let (client, connection) = match connected {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(ConnectFault::Endpoint(why))) => return Err(StoreFault::Unsuitable(why)),
+            Ok(Err(fault)) => return Err(self.unreachable(&fault.to_string())),
+            Err(_) => return Err(self.unreachable("no answer in time")),
+        };
+        let task = tokio::spawn(drive(connection, heard));
         let link = Link { client, task, prepared: Mutex::default() };
-        let set = timeout(CONNECT_MAX, link.client.batch_execute(SETTINGS)).await;
-        set.map_err(|_| unreachable("no answer in time".to_owned()))?.map_err(|error| plain(&error))?;
+        match timeout(CONNECT_MAX, link.client.batch_execute(SETTINGS)).await {
+            Ok(done) => done.map_err(|error| plain(&error))?,
+            Err(_) => return Err(self.unreachable("no answer in time")),
+        }
         Ok(link)
     }
 
-    async fn log_in(
-        &self,
-        heard: Option<mpsc::Sender<Notification>>,
-    ) -> Result<(Client, JoinHandle<()>), StoreFault> {
-        let unreachable = |error: tokio_postgres::Error| match plain(&error) {
-            StoreFault::Io(why) => StoreFault::Io(format!("{} cannot be reached: {why}", self.place.shown())),
-            other => other,
-        };
-        let (client, connection) = self.config.connect(NoTls).await.map_err(unreachable)?;
-        Ok((client, tokio::spawn(drive(connection, heard))))
+    fn unreachable(&self, why: &str) -> StoreFault {
+        StoreFault::Io(format!("{} cannot be reached: {why}", self.shown))
     }
 }
 
 /// Moves bytes until the connection ends.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Option<mpsc::Sender<Notification>>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
+async fn drive(mut connection: engine::Link, heard: Option<mpsc::Sender<Notification>>) {
     while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
         match (message, &heard) {
             // A full queue loses nothing: whoever reads it looks for everything that is new.
@@ -291,7 +273,7 @@ impl Lasting {
 }
 
 /// The password, from a file that nobody else can read.
-fn read_password(path: &Path) -> Result<Vec<u8>, StoreFault> {
+fn read_password(path: &Path) -> Result<Secret, StoreFault> {
     let failed = |error: io::Error| StoreFault::Io(format!("the password file {}: {error}", path.display()));
     let found = std::fs::metadata(path).map_err(failed)?;
     if !found.is_file() || found.len() > PASSWORD_MAX {
@@ -305,5 +287,5 @@ fn read_password(path: &Path) -> Result<Vec<u8>, StoreFault> {
     while password.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
         password.pop();
     }
-    Ok(password)
+    Ok(Secret::new(password))
 }

@@ -49,6 +49,13 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
         Change::DropPending(name) => {
             run(connection, "DELETE FROM pending_values WHERE name = ?1", [name.as_str()]).map(drop)
         }
+        Change::AddMeta { key, value } => {
+            let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING";
+            match run(connection, sql, params![key, value])? {
+                0 => Err(StoreFault::Conflict(format!("value {key}"))),
+                _ => Ok(()),
+            }
+        }
         Change::PutMeta { key, value } => {
             let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value";

@@ -93,6 +93,8 @@ CREATE INDEX leases_revoking ON writ.leases (lane, retry_at NULLS FIRST) WHERE s
 CREATE TABLE writ.boots (
     boot    uuid PRIMARY KEY,
     beat_at timestamptz NOT NULL,
+    -- Since when its heartbeat has had no gap: only who was heard all the time can say who was not.
+    steady_since timestamptz NOT NULL,
     -- Set by another daemon, for ever: what it owned is ended.
     dead_at timestamptz
 );
