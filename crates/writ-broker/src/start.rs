@@ -75,7 +75,7 @@ impl Broker {
         let boot = BootId::new(started_at, &bytes);
         let store = installation.store().clone();
         if let Some(shared) = store.shared() {
-            shared.enlist(boot).await?;
+            shared.enlist(boot, installation.node().map(str::to_owned)).await?;
         }
         let recovered = tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
         let locked = installation.is_locked();

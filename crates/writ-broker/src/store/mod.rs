@@ -8,7 +8,7 @@
 #[cfg(feature = "fault-points")]
 mod reversed;
 mod names;
-mod postgres;
+pub(crate) mod postgres;
 mod sqlite;
 #[cfg(test)]
 mod suite;
@@ -250,8 +250,9 @@ pub enum Beat {
 
 /// What a store does for several daemons that share it. They judge each other by the store's clock.
 pub trait Shared: Send + Sync {
-    /// Makes `boot` known, as the one whose store this is. To be called once, before it owns anything.
-    fn enlist(&self, boot: BootId) -> BoxFuture<'_, Result<(), StoreFault>>;
+    /// Makes `boot` known, as the one whose store this is. To be called once, before it owns anything. Earlier boots of the same
+    /// `node`, a state directory that has one daemon at a time, are dead from then on.
+    fn enlist(&self, boot: BootId, node: Option<String>) -> BoxFuture<'_, Result<(), StoreFault>>;
 
     /// Says that `boot` lives. One that has not said so for 15 seconds may be declared dead.
     fn beat(&self, boot: BootId) -> BoxFuture<'_, Result<Beat, StoreFault>>;

@@ -9,4 +9,5 @@ mod originals;
 mod recovery;
 mod run;
 mod seen;
+mod shared;
 mod trust;

@@ -13,8 +13,11 @@ use super::{
 };
 use crate::store::{Beat, Claim, LeaseRecord, Orphan, Orphaned, RETRY_AHEAD_MAX, StoreFault, Stuck};
 
-const ENLIST: &str = "INSERT INTO writ.boots (boot, beat_at, steady_since)
-    VALUES ($1, clock_timestamp(), clock_timestamp()) ON CONFLICT (boot) DO NOTHING";
+/// Earlier lives on the same state directory are over: whoever has its lock is the only one there.
+const ENLIST: &str = "WITH earlier AS (
+        UPDATE writ.boots SET dead_at = clock_timestamp() WHERE node = $2 AND boot <> $1 AND dead_at IS NULL)
+    INSERT INTO writ.boots (boot, node, beat_at, steady_since)
+    VALUES ($1, $2, clock_timestamp(), clock_timestamp()) ON CONFLICT (boot) DO NOTHING";
 const BEAT: &str = "UPDATE writ.boots SET beat_at = clock_timestamp(), steady_since = CASE
         WHEN beat_at < clock_timestamp() - interval '5 seconds' THEN clock_timestamp() ELSE steady_since END
     WHERE boot = $1 AND dead_at IS NULL RETURNING boot";
@@ -75,8 +78,8 @@ const STUCK: &str = "SELECT role, credential, count(*), min(revoking_at) FROM wr
 pub(super) const ALL: &[&str] =
     &[ENLIST, BEAT, RETIRE, DECLARE, CLAIM, ORPHAN_SESSIONS, ORPHAN_LEASES, STUCK];
 
-pub(super) async fn enlist(link: &Lasting, boot: BootId) -> Result<(), StoreFault> {
-    link.ask(ENLIST, params![boot_uuid(boot)]).await.map(drop)
+pub(super) async fn enlist(link: &Lasting, boot: BootId, node: Option<String>) -> Result<(), StoreFault> {
+    link.ask(ENLIST, params![boot_uuid(boot), node]).await.map(drop)
 }
 
 pub(super) async fn beat(link: &Lasting, boot: BootId) -> Result<Beat, StoreFault> {

@@ -17,7 +17,7 @@ mod migrate;
 mod open;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::sync::{
@@ -169,9 +169,9 @@ impl Store for PostgresStore {
 }
 
 impl Shared for PostgresStore {
-    fn enlist(&self, boot: BootId) -> BoxFuture<'_, Result<(), StoreFault>> {
+    fn enlist(&self, boot: BootId, node: Option<String>) -> BoxFuture<'_, Result<(), StoreFault>> {
         Box::pin(async move {
-            boots::enlist(&self.lists, boot).await?;
+            boots::enlist(&self.lists, boot, node).await?;
             let _ = self.own.0.set(boot);
             Ok(())
         })

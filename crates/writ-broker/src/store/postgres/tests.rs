@@ -329,8 +329,8 @@ async fn two() -> (&'static Postgres, Place, PostgresStore, PostgresStore) {
     let (server, place) = place();
     let first = PostgresStore::open(&place).await.unwrap();
     let second = PostgresStore::open(&place).await.unwrap();
-    first.enlist(boot(1)).await.unwrap();
-    second.enlist(boot(2)).await.unwrap();
+    first.enlist(boot(1), None).await.unwrap();
+    second.enlist(boot(2), None).await.unwrap();
     own(&second, 1, 2).await;
     (server, place, first, second)
 }
@@ -410,7 +410,7 @@ async fn only_the_dead_are_orphaned_and_they_stay_dead() {
     assert_eq!(ask().await.unwrap(), Orphaned::default());
 
     assert_eq!(second.beat(boot(2)).await.unwrap(), Beat::Dead);
-    second.enlist(boot(2)).await.unwrap();
+    second.enlist(boot(2), None).await.unwrap();
     assert_eq!(second.beat(boot(2)).await.unwrap(), Beat::Dead, "for ever");
     let mine = SessionRecord { boot: boot(2), ..session(5) };
     second.apply(vec![Change::OpenSession(mine)]).await.unwrap();

@@ -92,6 +92,8 @@ CREATE INDEX leases_revoking ON writ.leases (lane, retry_at NULLS FIRST) WHERE s
 -- The lives of the daemons that share the store.
 CREATE TABLE writ.boots (
     boot    uuid PRIMARY KEY,
+    -- The state directory that it works on, which has one daemon at a time.
+    node    text,
     beat_at timestamptz NOT NULL,
     -- Since when its heartbeat has had no gap: only who was heard all the time can say who was not.
     steady_since timestamptz NOT NULL,
