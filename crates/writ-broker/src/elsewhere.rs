@@ -40,7 +40,8 @@ pub(crate) async fn revoke_session(broker: &Broker, session: &SessionRecord) -> 
     broker.store.apply(vec![end]).await.map_err(fault::store)?;
     let filter = LeaseFilter { session: Some(session.session), ..LeaseFilter::default() };
     let leases = broker.store.leases(filter).await.map_err(fault::store)?;
-    let end = |lease: &LeaseRecord| Change::RevokeLease { lease: lease.lease, at, end: LeaseEnd::SessionEnded };
+    let end =
+        |lease: &LeaseRecord| Change::RevokeLease { lease: lease.lease, at, end: LeaseEnd::SessionEnded };
     broker.store.apply(leases.iter().map(end).collect()).await.map_err(fault::store)?;
     broker.leases.ending.notify_one();
     Ok(())

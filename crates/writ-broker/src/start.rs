@@ -77,7 +77,8 @@ impl Broker {
         if let Some(shared) = store.shared() {
             shared.enlist(boot, installation.node().map(str::to_owned)).await?;
         }
-        let recovered = tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
+        let recovered =
+            tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
         let locked = installation.is_locked();
         let broker = Arc::new(Self {
             clock,

@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     seal::{self, RootKey, Seal, SealFault, SealPlaces},
-    store::{Change, Options, Place as StorePlace, PostgresStore, SqliteStore, Store, StoreFault, StoredValue},
+    store::{
+        Change, Options, Place as StorePlace, PostgresStore, SqliteStore, Store, StoreFault, StoredValue,
+    },
 };
 
 /// Why an installation does not open.
@@ -100,11 +102,7 @@ impl Installation {
     ///
     /// # Errors
     /// [`InstallationFault`].
-    pub async fn open_with(
-        state: &Path,
-        seal: &str,
-        places: &SealPlaces,
-    ) -> Result<Self, InstallationFault> {
+    pub async fn open_with(state: &Path, seal: &str, places: &SealPlaces) -> Result<Self, InstallationFault> {
         let seal = seal::seal(seal, places)?;
         prepare(state)?;
         let store = SqliteStore::open(&state.join(STORE_FILE), Options::default())?;
@@ -334,7 +332,9 @@ fn node(state: &Path) -> Result<String, InstallationFault> {
     let path = state.join(NODE_FILE);
     let failed = |source| InstallationFault::Directory { path: state.to_owned(), source };
     match fs::read_to_string(&path) {
-        Ok(known) if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) => return Ok(known),
+        Ok(known) if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            return Ok(known);
+        }
         Ok(_) => return Err(failed(io::Error::other(format!("{NODE_FILE} is not what writ wrote")))),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),

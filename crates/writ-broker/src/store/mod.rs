@@ -5,17 +5,17 @@
 //! a savepoint each, and answers when it is on disk. The store never sees a plaintext: what is sensitive arrives sealed by the
 //! keyring. Absent: the audit log, which is no table.
 
-#[cfg(feature = "fault-points")]
-mod reversed;
 mod names;
 pub(crate) mod postgres;
+#[cfg(feature = "fault-points")]
+mod reversed;
 mod sqlite;
 #[cfg(test)]
 mod suite;
 
+pub use postgres::{Place, PlaceFault, PostgresStore};
 #[cfg(feature = "fault-points")]
 pub(crate) use reversed::reversed;
-pub use postgres::{Place, PlaceFault, PostgresStore};
 pub use sqlite::{Options, SqliteStore};
 
 use serde::{Deserialize, Serialize};
@@ -234,10 +234,18 @@ pub struct Stuck {
 /// What another daemon on the same store did to what this one owns. Durable before it is told; telling it twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    Lease { lease: LeaseId, end: LeaseEnd },
-    Session { session: SessionId },
+    Lease {
+        lease: LeaseId,
+        end: LeaseEnd,
+    },
+    Session {
+        session: SessionId,
+    },
     /// A new value, or none: what was made from the old one ends so.
-    Credential { credential: CredentialName, end: LeaseEnd },
+    Credential {
+        credential: CredentialName,
+        end: LeaseEnd,
+    },
 }
 
 /// What a heartbeat learns.

@@ -11,8 +11,8 @@ use std::{
 use writ_core::{BoxFuture, CredentialName, LeaseId, SessionId, Timestamp, fault_points};
 
 use super::{
-    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Orphan, Orphaned, OriginalRecord, PendingValue,
-    SessionRecord, Store, StoreFault, Stuck,
+    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned,
+    PendingValue, SessionRecord, Store, StoreFault, Stuck,
 };
 
 /// `store` itself, or in reverse order where that was asked for.

@@ -11,8 +11,8 @@ use writ_core::{
 };
 
 use super::{
-    Change, CredentialVersion, LeaseFilter, LeaseRecord, Orphan, Orphaned, OriginalRecord, SessionRecord, Store,
-    StoreFault, StoredValue, Stuck,
+    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned, SessionRecord,
+    Store, StoreFault, StoredValue, Stuck,
 };
 
 /// Runs every check on a store of its own.

@@ -44,9 +44,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 
 pub(crate) async fn act(broker: &Broker, news: News) -> Result<(), StoreFault> {
     match news {
-        News::Lease { lease, end } => {
-            leases::end(broker, end, |known, _| *known == lease).await.map(drop)
-        }
+        News::Lease { lease, end } => leases::end(broker, end, |known, _| *known == lease).await.map(drop),
         News::Session { session } => sessions::end(broker, session, End::Revoked).await,
         News::Credential { credential, end } => {
             leases::end(broker, end, |_, row| row.credential.as_ref() == Some(&credential)).await.map(drop)

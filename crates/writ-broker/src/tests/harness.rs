@@ -29,8 +29,8 @@ use crate::{
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
-        Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, Orphan, Orphaned, OriginalRecord,
-        PendingValue, Place as StorePlace, SessionRecord, SqliteStore, Store, StoreFault, Stuck,
+        Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, Orphan,
+        Orphaned, PendingValue, Place as StorePlace, SessionRecord, SqliteStore, Store, StoreFault, Stuck,
     },
 };
 

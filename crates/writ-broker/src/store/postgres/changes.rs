@@ -206,7 +206,9 @@ pub(super) fn judge(change: &Change, row: &Row) -> Result<(), StoreFault> {
             Err(StoreFault::Conflict(format!("the end of session {}", row.session)))
         }
         (Change::OpenLease(row), None) => Err(StoreFault::Missing(format!("session {}", row.session))),
-        (Change::RemoveCredential(_) | Change::RemoveOriginal { .. }, _) => Err(StoreFault::Missing(named(change))),
+        (Change::RemoveCredential(_) | Change::RemoveOriginal { .. }, _) => {
+            Err(StoreFault::Missing(named(change)))
+        }
         (_, None) if is_of_something(change) => Err(StoreFault::Missing(named(change))),
         (_, Some(state)) => Err(StoreFault::Conflict(format!("{} as {state}", named(change)))),
         (_, None) => Err(StoreFault::Conflict(named(change))),

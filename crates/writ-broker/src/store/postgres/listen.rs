@@ -90,7 +90,9 @@ impl Listener {
     async fn listen(&self) -> Result<(Link, mpsc::Receiver<Notification>), StoreFault> {
         let (heard, ears) = mpsc::channel(BELLS);
         let link = self.server.connect(Some(heard)).await?;
-        super::open::answered(link.client().batch_execute("LISTEN writ_news")).await.map_err(Failed::into_fault)?;
+        super::open::answered(link.client().batch_execute("LISTEN writ_news"))
+            .await
+            .map_err(Failed::into_fault)?;
         Ok((link, ears))
     }
 }

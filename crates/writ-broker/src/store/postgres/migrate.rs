@@ -34,7 +34,8 @@ pub(super) async fn migrate(client: &mut Client, migrations: &[&str]) -> Result<
         for sql in migrations.iter().skip(usize::try_from(found).unwrap_or(0)) {
             transaction.batch_execute(sql).await.map_err(|error| plain(&error))?;
         }
-        let note = format!("DELETE FROM writ.schema_version; INSERT INTO writ.schema_version VALUES ({known})");
+        let note =
+            format!("DELETE FROM writ.schema_version; INSERT INTO writ.schema_version VALUES ({known})");
         transaction.batch_execute(&note).await.map_err(|error| plain(&error))?;
     }
     transaction.commit().await.map_err(|error| plain(&error))
@@ -52,7 +53,8 @@ pub(super) async fn check_suitable(client: &Client) -> Result<String, StoreFault
         return Err(StoreFault::Unsuitable(why));
     }
     if version < SERVER_MIN {
-        let why = format!("its server is PostgreSQL {}: take {} or newer", version / 10_000, SERVER_MIN / 10_000);
+        let why =
+            format!("its server is PostgreSQL {}: take {} or newer", version / 10_000, SERVER_MIN / 10_000);
         return Err(StoreFault::Unsuitable(why));
     }
     if standby {

@@ -31,7 +31,7 @@ use writ_core::{BootId, BoxFuture, CredentialName, LeaseId, SessionId, Timestamp
 use self::open::{Lasting, Server};
 pub use self::open::{Place, PlaceFault};
 use super::{
-    Beat, Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, News, Orphan, Orphaned, OriginalRecord,
+    Beat, Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, News, OriginalRecord, Orphan, Orphaned,
     PendingValue, SessionRecord, Shared, Store, StoreFault, Stuck,
 };
 

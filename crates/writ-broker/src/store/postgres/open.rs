@@ -14,7 +14,9 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, Config, Notification, Row, Statement, config::Host, types::ToSql};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Notification, Row, Statement, config::Host, types::ToSql,
+};
 use writ_core::Secret;
 use writ_engine::postgres::connect::{self as engine, ConnectFault, Endpoint, Tls};
 
@@ -62,7 +64,9 @@ pub enum PlaceFault {
     Password,
     #[error("it names {0}: write postgres://USER@HOST:PORT/DATABASE")]
     Lacks(&'static str),
-    #[error("sslmode and other parameters do not belong there: TLS is always verified, and off only to this machine")]
+    #[error(
+        "sslmode and other parameters do not belong there: TLS is always verified, and off only to this machine"
+    )]
     Parameters,
 }
 
@@ -90,7 +94,8 @@ impl Place {
         let named = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
         let [Host::Tcp(host)] = config.get_hosts() else { return Err(PlaceFault::Lacks("not one host")) };
         let local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-        let tls = if local && self.tls_ca.is_none() { Tls::Disable } else { Tls::VerifyFull(self.tls_ca.clone()) };
+        let tls =
+            if local && self.tls_ca.is_none() { Tls::Disable } else { Tls::VerifyFull(self.tls_ca.clone()) };
         Ok(Endpoint {
             host: host.clone(),
             port: config.get_ports().first().copied().unwrap_or(PORT),
@@ -132,7 +137,8 @@ impl Server {
         &self,
         heard: Option<mpsc::Sender<Notification>>,
     ) -> Result<Link, StoreFault> {
-        let connected = timeout(CONNECT_MAX, engine::connect(&self.endpoint, self.password.as_ref(), NAME)).await;
+        let connected =
+            timeout(CONNECT_MAX, engine::connect(&self.endpoint, self.password.as_ref(), NAME)).await;
         let (client, connection) = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(ConnectFault::Endpoint(why))) => return Err(StoreFault::Unsuitable(why)),

@@ -13,8 +13,8 @@ use super::{
     open::Lasting,
 };
 use crate::store::{
-    CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, RETRY_AHEAD_MAX, SessionRecord,
-    StoreFault, StoredValue, names::named,
+    CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, RETRY_AHEAD_MAX,
+    SessionRecord, StoreFault, StoredValue, names::named,
 };
 
 /// How many sessions, and how many ended leases, one answer holds.
@@ -49,8 +49,7 @@ const CREDENTIALS: &str = concat!(
 const ORIGINALS: &str = "SELECT path, written_sha256, original_sha256, sealed, kept_at FROM writ.originals
     ORDER BY path COLLATE \"C\", kept_at DESC LIMIT $1";
 const SESSION: &str = concat!("SELECT ", columns!(session), " FROM writ.sessions WHERE id = $1");
-const SESSIONS: &str =
-    concat!("SELECT ", columns!(session), " FROM writ.sessions ORDER BY id DESC LIMIT $1");
+const SESSIONS: &str = concat!("SELECT ", columns!(session), " FROM writ.sessions ORDER BY id DESC LIMIT $1");
 const SESSIONS_ALIVE: &str = concat!(
     "SELECT ",
     columns!(session),

@@ -73,9 +73,8 @@ async fn every_statement_is_understood() {
 
 #[test]
 fn a_url_names_a_place_and_no_secret() {
-    let check = |url: &str| {
-        Place { url: url.to_owned(), password_file: None, tls_ca: None, dial: None }.check()
-    };
+    let check =
+        |url: &str| Place { url: url.to_owned(), password_file: None, tls_ca: None, dial: None }.check();
     for (url, result) in [
         ("postgres://writ@db.example:5432/writ", Ok(())),
         ("postgresql://writ@127.0.0.1/writ", Ok(())),
@@ -131,7 +130,8 @@ async fn what_cannot_be_a_store_is_refused_and_left_alone() {
     assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: k } if k == known), "{fault}");
 
     let name = format!("{}_latin", database(&place));
-    let sql = format!("CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    let sql =
+        format!("CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
     server.run("postgres", &sql).unwrap();
     let fault = PostgresStore::open(&place_on(server, &name)).await.err().unwrap();
     assert!(matches!(&fault, StoreFault::Unsuitable(why) if why.contains("LATIN1")), "{fault}");
@@ -151,10 +151,14 @@ async fn a_failed_upgrade_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_daemons_may_make_the_tables_at_once() {
     let (_, place) = place();
-    let opened: Vec<_> = (0..4).map(|_| tokio::spawn({
-        let place = place.clone();
-        async move { PostgresStore::open(&place).await.map(drop) }
-    })).collect();
+    let opened: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn({
+                let place = place.clone();
+                async move { PostgresStore::open(&place).await.map(drop) }
+            })
+        })
+        .collect();
     for one in opened {
         one.await.unwrap().unwrap();
     }
@@ -239,11 +243,9 @@ async fn a_connection_that_is_lost_around_the_commit() {
     let through = Place { url: place.url.replace(&server.port().to_string(), &port.to_string()), ..place };
     let store = PostgresStore::open(&through).await.unwrap();
     store.apply(meta("first")).await.unwrap();
-    for (cut, told, kept) in [
-        (Cut::AtBegin, true, true),
-        (Cut::BeforeCommit, false, false),
-        (Cut::AfterCommit, false, true),
-    ] {
+    for (cut, told, kept) in
+        [(Cut::AtBegin, true, true), (Cut::BeforeCommit, false, false), (Cut::AfterCommit, false, true)]
+    {
         let key = format!("{cut:?}");
         *knife.lock().unwrap() = Some(cut);
         let result = store.apply(meta(&key)).await;
@@ -404,7 +406,10 @@ async fn only_the_dead_are_orphaned_and_they_stay_dead() {
     sql("UPDATE writ.boots SET beat_at = now() - interval '16 seconds'");
     assert_eq!(first.beat(boot(1)).await.unwrap(), Beat::Alive);
     assert_eq!(ask().await.unwrap(), Orphaned::default(), "who was not heard itself cannot say who is dead");
-    sql(&format!("UPDATE writ.boots SET steady_since = now() - interval '16 seconds' WHERE boot = '{}'", boot(1)));
+    sql(&format!(
+        "UPDATE writ.boots SET steady_since = now() - interval '16 seconds' WHERE boot = '{}'",
+        boot(1)
+    ));
     assert_eq!(ask().await.unwrap().sessions, [session_id(1)]);
     assert_eq!(ask().await.unwrap().leases, [lease_id(1)]);
     assert_eq!(ask().await.unwrap(), Orphaned::default());
@@ -429,8 +434,7 @@ async fn a_lease_is_settled_by_one_daemon_at_a_time() {
         first.apply(vec![Change::OpenLease(lease(number, 2)), revoke]).await.unwrap();
     }
     let claim = async |store: &PostgresStore, who: u16, limit: u32| {
-        let asked =
-            Claim { boot: boot(who), lane: "static".into(), now: at(100), until: at(60_100), limit };
+        let asked = Claim { boot: boot(who), lane: "static".into(), now: at(100), until: at(60_100), limit };
         let found = store.claim(asked).await.unwrap();
         found.into_iter().map(|lease| lease.lease).collect::<Vec<_>>()
     };

@@ -144,9 +144,10 @@ impl Work {
     async fn alone(&mut self, job: &Job) -> Result<(), StoreFault> {
         match self.insist(std::slice::from_ref(job)).await {
             Outcome::Done(mut results) => results.pop().unwrap_or(Ok(())),
-            Outcome::Refused(fault) | Outcome::Busy(fault) | Outcome::Lost(fault) | Outcome::Unknown(fault) => {
-                Err(fault)
-            }
+            Outcome::Refused(fault)
+            | Outcome::Busy(fault)
+            | Outcome::Lost(fault)
+            | Outcome::Unknown(fault) => Err(fault),
         }
     }
 
@@ -184,7 +185,9 @@ impl Work {
         let sound = match &outcome {
             Outcome::Done(_) => true,
             Outcome::Refused(_) | Outcome::Busy(_) => {
-                timeout(ANSWER_MAX, link.client().batch_execute("ROLLBACK")).await.is_ok_and(|done| done.is_ok())
+                timeout(ANSWER_MAX, link.client().batch_execute("ROLLBACK"))
+                    .await
+                    .is_ok_and(|done| done.is_ok())
             }
             Outcome::Lost(_) | Outcome::Unknown(_) => false,
         };

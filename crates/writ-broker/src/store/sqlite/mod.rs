@@ -32,8 +32,8 @@ use rusqlite::Connection;
 use writ_core::{BoxFuture, CredentialName, LeaseEnd, LeaseId, SessionId, Timestamp};
 
 use super::{
-    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Orphan, Orphaned, OriginalRecord, PendingValue,
-    SessionRecord, Store, StoreFault, Stuck,
+    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned,
+    PendingValue, SessionRecord, Store, StoreFault, Stuck,
 };
 
 /// Connections for point reads.
@@ -173,8 +173,7 @@ impl Store for SqliteStore {
             let sessions = orphaned.sessions.iter();
             let sessions = sessions.map(|one| Change::EndSession { session: *one, at, end: end.clone() });
             let leases = orphaned.leases.iter();
-            let leases =
-                leases.map(|one| Change::RevokeLease { lease: *one, at, end: LeaseEnd::Orphaned });
+            let leases = leases.map(|one| Change::RevokeLease { lease: *one, at, end: LeaseEnd::Orphaned });
             self.writer.apply(sessions.chain(leases).collect()).await?;
             Ok(orphaned)
         })

@@ -8,7 +8,7 @@ use writ_core::{BootId, CredentialName, LeaseId, LeaseState, SessionId, Timestam
 
 use super::fault::plain;
 use crate::store::{
-    Claim, CredentialVersion, LeaseFilter, LeaseRecord, Orphaned, OriginalRecord, PendingValue,
+    Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphaned, PendingValue,
     RETRY_AHEAD_MAX, SessionRecord, StoreFault, StoredValue, Stuck, names::named,
 };
 
