@@ -1,4 +1,4 @@
-//! What an operator ends here although another daemon on the same store owns it.
+//! The end of a session here although another daemon on the same store owns it.
 //!
 //! The end is durable at once, which lets nothing new begin; the store tells the owner, who ends what it holds within a second.
 //! An owner that is dead needs no telling.
@@ -11,20 +11,6 @@ use crate::{
     sessions::End,
     store::{Change, LeaseFilter, LeaseRecord, SessionRecord},
 };
-
-/// Ends a lease that another boot owns. Harmless for one of our own, and for one that has ended.
-///
-/// # Errors
-/// The store's fault.
-pub(crate) async fn revoke_lease(broker: &Broker, lease: &LeaseRecord) -> Result<(), Refusal> {
-    if lease.boot == broker.boot || lease.end.is_some() {
-        return Ok(());
-    }
-    let revoke = Change::RevokeLease { lease: lease.lease, at: broker.clock.now(), end: LeaseEnd::Revoked };
-    broker.store.apply(vec![revoke]).await.map_err(fault::store)?;
-    broker.leases.ending.notify_one();
-    Ok(())
-}
 
 /// Ends a session that another boot owns, with its leases. Harmless for one of our own, and for one that has ended.
 ///

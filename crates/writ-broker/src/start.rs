@@ -120,6 +120,7 @@ impl Broker {
         tokio::spawn(tasks::news::run(broker.clone()));
         tokio::spawn(tasks::expiry::run(broker.clone()));
         tokio::spawn(tasks::recovery::run(broker.clone()));
+        tokio::spawn(tasks::renewal::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));
         tokio::spawn(tasks::anchor::run(broker.clone()));
         Ok(broker)

@@ -21,9 +21,7 @@ use std::{
 use rustix::process::{Signal, getpid, kill_process};
 use writ_core::fault_points::{self, FAULT_POINTS, Hook};
 
-use crate::env_vars::{
-    WRIT_FAULT, WRIT_FAULT_MARK, WRIT_FAULT_REVERSED, WRIT_FAULT_SEED, WRIT_FAULT_SPAN,
-};
+use crate::env_vars::{WRIT_FAULT, WRIT_FAULT_MARK, WRIT_FAULT_REVERSED, WRIT_FAULT_SEED, WRIT_FAULT_SPAN};
 
 /// The program that has the hook. The product has not, even where it was built beside this one.
 const PROGRAM: &str = "writ-faults";
@@ -176,7 +174,8 @@ mod tests {
 
     #[test]
     fn seeds_choose_every_point_of_the_span_and_nothing_beyond() {
-        let chosen: std::collections::BTreeSet<u64> = (0..400).map(|seed| Fault::seeded(seed, 16).at).collect();
+        let chosen: std::collections::BTreeSet<u64> =
+            (0..400).map(|seed| Fault::seeded(seed, 16).at).collect();
         assert_eq!(chosen, (1..=16).collect());
         assert_eq!(Fault::seeded(7, 0).at, 1);
     }

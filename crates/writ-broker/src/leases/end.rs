@@ -2,36 +2,47 @@
 
 use writ_core::{LeaseEnd, LeaseId, Notice, fault_point};
 
-use super::table::Row;
+use super::Which;
 use crate::{
     broker::Broker,
     records,
-    store::{Change, StoreFault},
+    store::{Change, LeaseRecord, StoreFault},
 };
 
 /// Ends every lease that `which` selects: alive or in flight. Returns how many were alive.
 ///
 /// # Errors
 /// The store's fault. The holders were told nevertheless, nothing new is handed out, and the reconciler goes on trying.
-pub(crate) async fn end(
-    broker: &Broker,
-    end: LeaseEnd,
-    which: impl Fn(&LeaseId, &Row) -> bool,
-) -> Result<usize, StoreFault> {
+pub(crate) async fn end(broker: &Broker, end: LeaseEnd, which: Which<'_>) -> Result<usize, StoreFault> {
     let leases = cancel(broker, end, which);
-    finish(broker, end, &leases, Vec::new()).await?;
-    Ok(leases.len())
+    let durable = finish(broker, end, &leases, Vec::new()).await;
+    if durable.is_err() {
+        broker.leases.ending.notify_one();
+    }
+    durable.map(|()| leases.len())
+}
+
+/// Ends one lease, whoever owns it: what belongs to another daemon, or to a dead one that is not tidied up yet, is ended in the
+/// store alone.
+///
+/// # Errors
+/// As [`end`].
+pub(crate) async fn end_known(broker: &Broker, lease: &LeaseRecord, how: LeaseEnd) -> Result<(), StoreFault> {
+    if lease.boot == broker.boot {
+        return end(broker, how, Which::Lease(lease.lease)).await.map(drop);
+    }
+    finish(broker, how, &[lease.lease], Vec::new()).await
 }
 
 /// Marks the leases, so that none of them lands any more, and returns those that were alive.
-pub(crate) fn cancel(broker: &Broker, end: LeaseEnd, which: impl Fn(&LeaseId, &Row) -> bool) -> Vec<LeaseId> {
+pub(crate) fn cancel(broker: &Broker, end: LeaseEnd, which: Which<'_>) -> Vec<LeaseId> {
     broker.leases.mark(end, which)
 }
 
 /// Drops every lease at once, alive or in flight: the holders are told before anything is written, and the reconciler makes the ends
 /// durable. Returns how many were alive.
 pub(crate) fn drop_all(broker: &Broker, end: LeaseEnd) -> usize {
-    let leases = cancel(broker, end, |_, _| true);
+    let leases = cancel(broker, end, Which::All);
     broker.watch.push(leases.iter().map(|lease| Notice::LeaseEnded { lease: *lease, end }));
     broker.leases.ending.notify_one();
     leases.len()
@@ -66,7 +77,10 @@ pub(crate) async fn finish(
             }
         }
     }
-    broker.leases.ending.notify_one();
+    // Whoever calls this in vain rings when it is worth another try.
+    if durable.is_ok() {
+        broker.leases.ending.notify_one();
+    }
     durable
 }
 

@@ -25,7 +25,9 @@ use crate::{
     broker::Broker,
     credentials, door,
     door::Unlocked,
-    elsewhere, fault, leases, originals,
+    elsewhere, fault,
+    leases::{self, Which},
+    originals,
     records::{self, Command},
     seen,
     sessions::{self, End},
@@ -243,8 +245,7 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
         }
         Ask::LeaseRevoke { lease } => {
             let found = find_lease(broker, lease).await?;
-            leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
-            elsewhere::revoke_lease(broker, &found).await?;
+            leases::end_known(broker, &found, LeaseEnd::Revoked).await.map_err(fault::store)?;
             Ok(Answer::Done)
         }
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),
@@ -282,7 +283,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         locked: open.is_none(),
         seal: broker.installation.seal_kind().to_owned(),
         sessions: broker.sessions.count(),
-        leases: broker.leases.count(|_| true),
+        leases: broker.leases.count(Which::All),
         audit_key: open.map(Unlocked::audit_key),
         audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
         config: broker.rules.path().display().to_string(),
@@ -299,7 +300,7 @@ async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer
     if broker.open_door().is_none() {
         if let Err(fault) = broker.installation.unlock(passphrase).await {
             sleep(proof::WRONG_PAUSE).await;
-            return Err(proof::unopened(&fault));
+            return Err(proof::unopened(&fault, "run `writ unlock` again"));
         }
         door::open(broker).await.map_err(|fault| fault::internal(&fault))?;
     }

@@ -6,6 +6,7 @@
 //! | [`heartbeat`] | says that this daemon lives, where several share a store, and stops it when it cannot |
 //! | [`news`] | ends here what another daemon on the store ended |
 //! | [`recovery`] | ends what dead boots left |
+//! | [`renewal`] | renews what programs hold themselves |
 //! | [`revocation`] | makes ends durable that were not, and settles them upstream lane by lane ([`lanes`]), for ever if need be |
 //! | [`anchor`] | remembers the audit log's last checkpoint outside of the log |
 //!
@@ -18,4 +19,5 @@ pub(crate) mod heartbeat;
 pub(crate) mod lanes;
 pub(crate) mod news;
 pub(crate) mod recovery;
+pub(crate) mod renewal;
 pub(crate) mod revocation;

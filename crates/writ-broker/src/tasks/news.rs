@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     broker::Broker,
-    leases,
+    leases::{self, Which},
     sessions::{self, End},
     store::{News, StoreFault},
 };
@@ -44,10 +44,10 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 
 pub(crate) async fn act(broker: &Broker, news: News) -> Result<(), StoreFault> {
     match news {
-        News::Lease { lease, end } => leases::end(broker, end, |known, _| *known == lease).await.map(drop),
+        News::Lease { lease, end } => leases::end(broker, end, Which::Lease(lease)).await.map(drop),
         News::Session { session } => sessions::end(broker, session, End::Revoked).await,
         News::Credential { credential, end } => {
-            leases::end(broker, end, |_, row| row.credential.as_ref() == Some(&credential)).await.map(drop)
+            leases::end(broker, end, Which::Credential(&credential)).await.map(drop)
         }
     }
 }

@@ -8,6 +8,7 @@ use super::harness::{Home, KEY, Life, until};
 use crate::{
     credentials, elsewhere,
     keyring::InstallationFault,
+    leases::{self, Which},
     store::{Beat, News, Place, Shared, StoreFault, postgres::tests::place},
     tasks::heartbeat::{self, SILENCE_MAX},
 };
@@ -38,7 +39,7 @@ impl Dead {
 }
 
 fn alive(life: &Life) -> usize {
-    life.broker.leases.count(|_| true)
+    life.broker.leases.count(Which::All)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +79,7 @@ async fn a_lease_is_revoked_from_the_other_daemon() {
     let (opened, _attached) = second.open().await;
     let granted = second.acquire(opened.session, "t").await.unwrap();
     let record = first.broker.store.lease(granted.lease).await.unwrap().unwrap();
-    elsewhere::revoke_lease(&first.broker, &record).await.unwrap();
+    leases::end_known(&first.broker, &record, LeaseEnd::Revoked).await.unwrap();
     until(async || alive(&second) == 0).await;
     let refusal = second.acquire(opened.session, "t").await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::LeaseRevoked);
