@@ -17,7 +17,7 @@ use super::{
     prepare::{Prepared, prepare, user_name},
     resume,
 };
-use crate::{broker::Broker, door::Unlocked, fault, records, store::Change};
+use crate::{broker::Broker, door::Unlocked, fault, leases, records, store::Change};
 
 /// The longest that the data plane may take to serve a listener.
 const SERVE_MAX: Duration = Duration::from_secs(10);
@@ -36,15 +36,23 @@ pub(crate) async fn open(
     let prepared = prepare(broker, door, peer, ask, &doors).await;
     let facts = Arc::new(facts(peer, prepared.as_ref().ok()));
     let resumed = ask.resumed_from.map(|old| format!("resumed_from {old}"));
-    let entry = door
-        .log
-        .open_durable(&Attempt {
-            action: Some("open"),
-            scope: resumed.as_deref(),
-            ..records::attempt(Kind::Session, broker, Some(&facts))
-        })
-        .await
-        .map_err(|full| fault::log(&full))?;
+    let wanted = prepared.as_ref().ok().map(|prepared| (prepared.rules.clone(), prepared.targets.clone()));
+    let recorded = door.log.open_durable(&Attempt {
+        action: Some("open"),
+        scope: resumed.as_deref(),
+        ..records::attempt(Kind::Session, broker, Some(&facts))
+    });
+    // Two files, and neither needs the other's: what has an effect waits for both.
+    let (entry, prepared) = tokio::join!(recorded, keep(broker, prepared));
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(full) => {
+            if let Ok(prepared) = &prepared {
+                unserved(broker, prepared.record.session).await;
+            }
+            return Err(fault::log(&full));
+        }
+    };
     let opened = match prepared {
         Ok(prepared) => establish(broker, door, ask, prepared, facts, doors).await,
         Err(refusal) => Err(refusal),
@@ -53,10 +61,24 @@ pub(crate) async fn open(
         Ok(_) => entry.close(&Outcome::ok()),
         Err(refusal) => entry.close(&records::refused(refusal.kind)),
     }
-    opened
+    let (mut opened, mut attached) = opened?;
+    if let (Some((rules, targets)), Some(recipient)) = (wanted, &ask.recipient) {
+        opened.revealed = leases::reveal(broker, door, &rules, &targets, opened.session, recipient).await;
+        attached.doors.login = opened.revealed.iter().map(|one| one.authority.clone()).collect();
+    }
+    Ok((opened, attached))
 }
 
-/// Makes it durable, has it served, and hands it over.
+/// Makes it durable.
+async fn keep(broker: &Broker, prepared: Result<Prepared, Refusal>) -> Result<Prepared, Refusal> {
+    let prepared = prepared?;
+    let change = Change::OpenSession(prepared.record.clone());
+    broker.store.apply(vec![change]).await.map_err(fault::store)?;
+    fault_point!("session.opened");
+    Ok(prepared)
+}
+
+/// Has it served, and hands it over.
 async fn establish(
     broker: &Broker,
     door: &Unlocked,
@@ -69,8 +91,6 @@ async fn establish(
     let plan = answer::plan(broker, door, ask, &prepared);
     let routes = plan.routes.clone();
     prepared.doors.local.clone_from(&plan.local);
-    broker.store.apply(vec![Change::OpenSession(prepared.record.clone())]).await.map_err(fault::store)?;
-    fault_point!("session.opened");
     let mut ready = match serve(broker, plan, prepared.kept.take(), sockets).await {
         Ok(ready) => ready,
         Err(refusal) => {
@@ -101,6 +121,7 @@ async fn establish(
         network,
         facts,
         routes: routes.into_iter().map(|route| (route.target.clone(), route)).collect(),
+        revealed: std::sync::Mutex::default(),
         lines,
         over,
     };

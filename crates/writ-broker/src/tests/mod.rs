@@ -9,6 +9,7 @@ mod leases;
 mod originals;
 mod recovery;
 mod run;
+mod scale;
 mod seen;
 mod shared;
 mod trust;

@@ -44,6 +44,7 @@ pub fn table<'a>(leases: impl Iterator<Item = &'a LeaseRow>) -> String {
             row.session.to_string(),
             row.target.to_string(),
             match &row.credential {
+                Some(credential) if row.revealed => format!("{credential}, revealed"),
                 Some(credential) => format!("{credential} v{}", row.version),
                 None => "none".to_owned(),
             },

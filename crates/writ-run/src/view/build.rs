@@ -19,24 +19,35 @@ use writ_sys::namespaces::MS_PRIVATE;
 use super::compose::{Directories, compose};
 use super::layer::{self, Layer};
 use super::mounts::{self, Access};
-use super::{Content, Etc, Home, Place, Source, View, trust};
-use crate::{RawPath, Step, StepFault};
+use super::{Content, Etc, Home, Place, Source, View, delivered, trust};
+use crate::{Delivered, RawPath, Step, StepFault};
+
+/// What must stay open for as long as the view is used.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// The place through which files are delivered, if there is one.
+    pub delivered: Option<OwnedFd>,
+    /// Of a kept layer: the lock on it, and its mount. Whoever closes the mount last waits for the disk, since the kernel then
+    /// writes out the whole file system that the layer is on.
+    pub remains: Vec<OwnedFd>,
+}
 
 impl View {
     /// Builds the view and leaves its root as the current directory. To be called in a new user and mount namespace, with
-    /// the ids mapped, by a process of one thread, which must live on for as long as the view is used: it holds the
-    /// lock on a kept layer.
+    /// the ids mapped, by a process of one thread.
+    ///
+    /// What it answers with must stay open for as long as the view is used.
     ///
     /// # Errors
     /// [`Step::Propagation`], [`Step::Tree`], [`Step::Home`], [`Step::WorkTree`] and [`Step::Etc`], with the path.
-    pub fn build(&self) -> Result<(), StepFault> {
+    pub fn build(&self) -> Result<Built, StepFault> {
         let before = umask(Mode::empty());
         let built = self.build_places();
         umask(before);
         built
     }
 
-    fn build_places(&self) -> Result<(), StepFault> {
+    fn build_places(&self) -> Result<Built, StepFault> {
         let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let host = root.map_err(StepFault::at(Step::Propagation, "/"))?;
         // A mount that the host makes later must not appear inside.
@@ -63,6 +74,7 @@ struct Builder {
     home: Option<PathBuf>,
     /// Java's certificates take a while to write, and most machines have them under two names.
     key_stores: Vec<(Source, Vec<u8>)>,
+    built: Built,
 }
 
 impl Builder {
@@ -71,7 +83,8 @@ impl Builder {
         let store = mounts::make_directory(base.as_fd(), &c(STORE), 0o700).map_err(fault())?;
         mounts::make_directory(store.as_fd(), &c(EMPTY), 0o555).map_err(fault())?;
         layer::write(store.as_fd(), &c(NOTHING), b"", 0o444).map_err(fault())?;
-        Ok(Self { host, base, store, stored: 0, foreign: Vec::new(), home: None, key_stores: Vec::new() })
+        let (foreign, key_stores) = (Vec::new(), Vec::new());
+        Ok(Self { host, base, store, stored: 0, foreign, home: None, key_stores, built: Built::default() })
     }
 
     fn place(&mut self, place: &Place) -> Result<(), StepFault> {
@@ -91,6 +104,7 @@ impl Builder {
             Content::Home(home) => self.home(at, home),
             Content::Etc(etc) => self.etc(at, etc),
             Content::File { source } => self.file(at, source, step),
+            Content::Delivered { files } => self.deliver(at, files).map_err(fault()),
             Content::Cover => self.cover(at, step),
         }
     }
@@ -186,7 +200,11 @@ impl Builder {
         };
         // A file system that cannot carry an overlay is no reason to fail; memory can.
         let mounted = match kept.map(|layer| kept_layered(&lower, layer, home)).transpose()?.flatten() {
-            Some(mounted) => mounted,
+            Some((mounted, lock)) => {
+                let kept = mounted.try_clone().map_err(StepFault::at(Step::Home, "the layer"))?;
+                self.built.remains.extend([lock, kept]);
+                mounted
+            }
             None => {
                 let layer = layer::within(target.as_fd()).map_err(fault())?;
                 layer::fill(&layer, lower.as_fd(), home)?;
@@ -225,6 +243,19 @@ impl Builder {
         mounts::put(mounted.as_fd(), target.as_fd()).map_err(fault(at))?;
         mounts::read_only(mounted.as_fd()).map_err(StepFault::at(Step::Etc, "/etc"))?;
         self.foreign.push(at.to_owned());
+        Ok(())
+    }
+
+    /// Memory that is ours to write, and over it the same, read-only.
+    fn deliver(&mut self, at: &Path, files: &[Delivered]) -> rustix::io::Result<()> {
+        let memory = mounts::memory(0o700)?;
+        self.mount(&memory, at)?;
+        delivered::write(memory.as_fd(), files)?;
+        let copy = mounts::copy(memory.as_fd(), Access::ReadOnly)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        mounts::put(copy.as_fd(), memory.as_fd())?;
+        self.foreign.push(at.to_owned());
+        self.built.delivered = Some(memory);
         Ok(())
     }
 
@@ -269,25 +300,22 @@ impl Builder {
         Ok(content)
     }
 
-    fn close(self) -> Result<(), StepFault> {
+    fn close(self) -> Result<Built, StepFault> {
         let fault = || StepFault::at::<Errno>(Step::Tree, STORE);
         // What is mounted from here stays, without a name.
         unlinkat(&self.store, EMPTY, AtFlags::REMOVEDIR).map_err(fault())?;
         unlinkat(&self.store, NOTHING, AtFlags::empty()).map_err(fault())?;
         unlinkat(&self.base, STORE, AtFlags::REMOVEDIR).map_err(fault())?;
-        fchdir(&self.base).map_err(fault())
+        fchdir(&self.base).map_err(fault())?;
+        Ok(self.built)
     }
 }
 
-/// An overlay of `lower` with a kept layer; `None` where it cannot carry one.
-fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<OwnedFd>, StepFault> {
+/// An overlay of `lower` with a kept layer, and the lock on that; `None` where it cannot carry one.
+fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<(OwnedFd, OwnedFd)>, StepFault> {
     layer::fill(&layer, lower.as_fd(), home)?;
     let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).ok();
-    if mounted.is_some() {
-        // The stage's descriptor is the lock, to the end of the run.
-        std::mem::forget(layer.lock);
-    }
-    Ok(mounted)
+    Ok(mounted.zip(layer.lock.map(OwnedFd::from)))
 }
 
 /// An overlay of `lower` with a layer in memory, or what is the same to programs where something is mounted in `lower`.
