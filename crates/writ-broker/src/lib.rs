@@ -9,6 +9,7 @@ mod confirm;
 mod credentials;
 mod deadline;
 mod door;
+mod elsewhere;
 mod fault;
 pub mod keyring;
 mod leases;

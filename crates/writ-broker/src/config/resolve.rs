@@ -39,6 +39,7 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
     let egress = config.egress.unwrap_or_default();
     let local = at.local(&config.local)?;
     let seal = at.seal(config.seal)?;
+    let store = at.store(config.store)?;
     at.count(config.credentials.iter().map(Spanned::span), ENTRIES_MAX, "[[credential]] entries")?;
     at.count(config.targets.iter().map(Spanned::span), ENTRIES_MAX, "[[target]] entries")?;
     at.count(config.roles.iter().map(Spanned::span), ENTRIES_MAX, "[[role]] entries")?;
@@ -82,6 +83,7 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
         egress,
         local,
         seal,
+        store,
         run,
         workloads,
         policies: Vec::new(),

@@ -208,7 +208,7 @@ fn the_form() {
     check(
         "version = 1\nnew_key = 1",
         expect![[r#"
-            writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `local`, `seal`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
+            writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `local`, `seal`, `store`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
         "#]],
     );
     check(

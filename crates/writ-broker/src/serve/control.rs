@@ -25,7 +25,7 @@ use crate::{
     broker::Broker,
     credentials, door,
     door::Unlocked,
-    fault,
+    elsewhere, fault,
     leases::{self, Which},
     originals,
     records::{self, Command},
@@ -229,8 +229,10 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Ok(Answer::Sessions { sessions: vec![show_session(broker, session).await?] })
         }
         Ask::SessionRevoke { session } => {
-            show_session(broker, session).await?;
+            let found = broker.store.session(session).await.map_err(fault::store)?;
+            let found = found.ok_or_else(|| not_found("session", &session.to_string()))?;
             sessions::end(broker, session, End::Revoked).await.map_err(fault::store)?;
+            elsewhere::revoke_session(broker, &found).await?;
             Ok(Answer::Done)
         }
         Ask::LeaseList { ended } => {
@@ -242,8 +244,8 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
         }
         Ask::LeaseRevoke { lease } => {
-            let lease = find_lease(broker, lease).await?;
-            leases::end_known(broker, &lease, LeaseEnd::Revoked).await.map_err(fault::store)?;
+            let found = find_lease(broker, lease).await?;
+            leases::end_known(broker, &found, LeaseEnd::Revoked).await.map_err(fault::store)?;
             Ok(Answer::Done)
         }
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),

@@ -11,4 +11,5 @@ mod recovery;
 mod run;
 mod scale;
 mod seen;
+mod shared;
 mod trust;
