@@ -289,6 +289,7 @@ async fn every_end_and_outcome_is_kept(store: &dyn Store) {
         LeaseEnd::Superseded,
         LeaseEnd::SessionEnded,
         LeaseEnd::Orphaned,
+        LeaseEnd::Lost,
     ];
     store.apply(vec![Change::OpenSession(session(1))]).await.unwrap();
     let outcomes = [Revoked::Gone, Revoked::UseBlocked].into_iter().cycle();
