@@ -3,6 +3,7 @@
 //! ```text
 //!   Home ── runs the built `writ` in a place of its own ──► Standin ── is every provider, strictly
 //!                                                           GitServer ── is git behind nginx, with Basic
+//!   Postgres ── is a server of its own, as a plain account
 //!   Scene ── all of these together, configured for some providers
 //!   Pty ── a person at a terminal
 //!   refuse_namespaces ── makes this machine one on which they are refused
@@ -26,6 +27,7 @@ mod git_server;
 mod home;
 #[cfg(target_os = "linux")]
 mod namespaces;
+pub mod postgres;
 mod providers;
 mod pty;
 mod scene;

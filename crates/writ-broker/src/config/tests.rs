@@ -214,8 +214,8 @@ fn the_form() {
     check(
         &with("owner =", "ownr ="),
         expect![[r#"
-        writ.toml:13:1: unknown field `ownr`, expected one of `name`, `env`, `owner`, `engine`, `source`; correct it and try again
-    "#]],
+            writ.toml:13:1: unknown field `ownr`, expected one of `name`, `env`, `owner`, `engine`, `source`, `config`; correct it and try again
+        "#]],
     );
     check(
         &with("name = \"X-Key\"", "nam = \"X-Key\""),

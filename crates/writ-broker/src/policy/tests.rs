@@ -272,15 +272,15 @@ fn raw_policies_are_checked_when_they_are_loaded() {
     "#]],
     );
     check_raw(
-        "forbid(principal, action, resource)\nwhen { context.hour > 3 };",
+        "forbid(principal, action == Action::\"inject\", resource)\nwhen { context.hour > 3 };",
         expect![[r#"
         policies/team.cedar:2:8: for policy `policy0`, attribute `hour` in context for Action::"inject" not found; see spec/policy.md for what there is
     "#]],
     );
     check_raw(
-        "forbid(principal, action == Action::\"reveal\", resource);",
+        "forbid(principal, action == Action::\"approve\", resource);",
         expect![[r#"
-        policies/team.cedar:1:29: for policy `policy0`, unrecognized action `Action::"reveal"`; see spec/policy.md for what there is
+        policies/team.cedar:1:29: for policy `policy0`, unrecognized action `Action::"approve"`; see spec/policy.md for what there is
     "#]],
     );
     check_raw(

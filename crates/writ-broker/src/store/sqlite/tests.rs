@@ -110,7 +110,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     outside(&path, "PRAGMA journal_mode = DELETE; PRAGMA user_version = 99");
     let before = fs::read(&path).unwrap();
     let fault = refused(&path, Options::default());
-    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 3 }), "{fault}");
+    assert!(matches!(fault, StoreFault::Downgrade { found: 99, known: 4 }), "{fault}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -129,12 +129,14 @@ const NEXT: &[&str] = &[
     migrate::MIGRATIONS[0],
     migrate::MIGRATIONS[1],
     migrate::MIGRATIONS[2],
+    migrate::MIGRATIONS[3],
     "ALTER TABLE meta ADD COLUMN note TEXT",
 ];
 const BROKEN: &[&str] = &[
     migrate::MIGRATIONS[0],
     migrate::MIGRATIONS[1],
     migrate::MIGRATIONS[2],
+    migrate::MIGRATIONS[3],
     "CREATE TABLE half (x); ALTER TABLE nothing ADD COLUMN y",
 ];
 
@@ -144,18 +146,18 @@ fn an_upgrade_copies_the_file_first() {
     let store = opened(&path);
     block_on(store.apply(vec![meta("before", 5)])).unwrap();
     drop(store);
-    let backup = migrate::backup_path(&path, 4);
+    let backup = migrate::backup_path(&path, 5);
     assert!(!backup.exists(), "a new store needs no backup");
 
     let store = SqliteStore::open(&path, Options { migrations: NEXT, ..Options::default() }).unwrap();
     block_on(store.apply(vec![meta("after", 5)])).unwrap();
     assert!(block_on(store.meta("before".to_owned())).unwrap().is_some());
     drop(store);
-    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 4, known: 3 }));
+    assert!(matches!(refused(&path, Options::default()), StoreFault::Downgrade { found: 5, known: 4 }));
 
     // The copy is a store of the old version, whole, and private.
     assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v4");
+    assert_eq!(backup.file_name().unwrap(), "writ.db.before-v5");
     let old = opened(&backup);
     assert!(block_on(old.meta("before".to_owned())).unwrap().is_some());
     assert_eq!(block_on(old.meta("after".to_owned())).unwrap(), None);
@@ -187,7 +189,7 @@ fn version_1_becomes_the_newest() {
         .unwrap();
     assert_eq!(block_on(store.session(session.session)).unwrap(), Some(session));
     assert_eq!(block_on(store.lease(lease.lease)).unwrap().unwrap().credential, None);
-    assert!(migrate::backup_path(&path, 3).exists());
+    assert!(migrate::backup_path(&path, 4).exists());
 }
 
 #[test]
@@ -373,7 +375,7 @@ fn the_durable_settings_are_on() {
         ("trusted_schema", 0),
         ("secure_delete", 1),
         ("wal_autocheckpoint", 0),
-        ("user_version", 3),
+        ("user_version", 4),
     ] {
         let found: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
         assert_eq!(found, value, "{pragma}");
