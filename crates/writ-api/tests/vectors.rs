@@ -257,10 +257,7 @@ fn survey() -> Survey {
     Survey {
         surveyed: vec!["orders".parse().unwrap()],
         unreachable: vec![Unreached { credential: "wiki".parse().unwrap(), why: "it did not answer".into() }],
-        findings: vec![
-            finding(FindingKind::Orphan, "writ_0a1b2c3d_1"),
-            finding(FindingKind::Lost, ""),
-        ],
+        findings: vec![finding(FindingKind::Orphan, "writ_0a1b2c3d_1"), finding(FindingKind::Lost, "")],
         more: 0,
         agreed: 3,
     }

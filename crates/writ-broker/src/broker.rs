@@ -29,6 +29,7 @@ use crate::{
     fault,
     keyring::Installation,
     leases::{self, Engines, Table},
+    operations::Operations,
     records,
     rules::{RuleBook, Rules},
     sessions::Sessions,
@@ -64,6 +65,7 @@ pub struct Broker {
     pub(crate) retries: tokio::sync::Mutex<Retries>,
     /// One change of credentials at a time.
     pub(crate) setting: tokio::sync::Mutex<()>,
+    pub(crate) operations: Operations,
     pub(crate) sessions: Sessions,
     /// Nothing new is begun.
     pub(crate) draining: AtomicBool,

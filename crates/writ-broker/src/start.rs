@@ -21,6 +21,7 @@ use crate::{
     door::{self, DoorFault},
     keyring::Installation,
     leases::{Engines, Table},
+    operations::Operations,
     rules::RuleBook,
     sessions::{self, End, Sessions},
     store::{Change, LeaseFilter, Store, StoreFault},
@@ -102,6 +103,7 @@ impl Broker {
             leases: Table::default(),
             retries: tokio::sync::Mutex::default(),
             setting: tokio::sync::Mutex::default(),
+            operations: Operations::default(),
             sessions: Sessions::default(),
             draining: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
@@ -116,6 +118,7 @@ impl Broker {
         tokio::spawn(tasks::expiry::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));
         tokio::spawn(tasks::anchor::run(broker.clone()));
+        tokio::spawn(tasks::rotation::run(broker.clone()));
         Ok(broker)
     }
 

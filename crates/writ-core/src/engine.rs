@@ -110,7 +110,11 @@ pub trait Tools: Send + Sync {
     fn value(&self, credential: &CredentialName, version: u32) -> BoxFuture<'_, Result<Secret, EngineFault>>;
     /// Takes a version of a static role's password out of force, now that a lease on it has ended: if no other lease holds it, it
     /// is changed. True if it is not in force any more; false if somebody still holds it.
-    fn release(&self, credential: &CredentialName, _version: u32) -> BoxFuture<'_, Result<bool, EngineFault>> {
+    fn release(
+        &self,
+        credential: &CredentialName,
+        _version: u32,
+    ) -> BoxFuture<'_, Result<bool, EngineFault>> {
         let detail = "nobody here changes passwords".to_owned();
         let fault = EngineFault::Outside { credential: credential.clone(), detail };
         Box::pin(std::future::ready(Err(fault)))

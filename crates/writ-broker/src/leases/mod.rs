@@ -18,6 +18,6 @@ mod tools;
 pub(crate) use end::{cancel, end, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
 pub(crate) use settle::{Settled, settle};
-pub(crate) use table::Table;
+pub(crate) use table::{Row, Stage, Table};
 pub(crate) use tools::BrokerTools;
 pub use tools::Engines;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`expiry`] | ends leases and sessions whose time is up |
 //! | [`revocation`] | makes ends durable that were not, and settles them upstream, for ever if need be |
+//! | [`rotation`] | finishes changes of passwords that were left, and makes those that are due |
 //! | [`anchor`] | remembers the audit log's last checkpoint outside of the log |
 //!
 //! A task that stops never extends a life: expiry is judged at use. Absent: the checkpoints themselves, which the log's own
@@ -12,3 +13,4 @@
 pub(crate) mod anchor;
 pub(crate) mod expiry;
 pub(crate) mod revocation;
+pub(crate) mod rotation;
