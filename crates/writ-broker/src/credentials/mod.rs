@@ -2,6 +2,8 @@
 
 mod rotate;
 
+#[cfg(test)]
+pub(crate) use rotate::RotateFault;
 pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, release, rotate};
 
 use std::collections::{BTreeMap, HashSet};

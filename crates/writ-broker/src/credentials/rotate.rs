@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// The longest that one step upstream may take.
-const STEP_MAX: Duration = Duration::from_secs(30);
+const STEP_MAX: Duration = Duration::from_secs(15);
 
 /// What is being rotated in this process.
 #[derive(Default)]
