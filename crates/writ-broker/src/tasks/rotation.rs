@@ -87,6 +87,8 @@ pub(crate) async fn pass(broker: &Broker, plans: &mut Plans) -> Result<Duration,
             plans.later(name, broker.clock.boottime());
         }
     }
+    // What was just changed is planned anew now, before a wall clock steps.
+    plans.due(broker).await?;
     Ok(plans.next(broker.clock.boottime()))
 }
 
