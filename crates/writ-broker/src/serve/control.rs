@@ -331,7 +331,7 @@ async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer
     if broker.open_door().is_none() {
         if let Err(fault) = broker.installation.unlock(passphrase).await {
             sleep(proof::WRONG_PAUSE).await;
-            return Err(proof::unopened(&fault));
+            return Err(proof::unopened(&fault, "run `writ unlock` again"));
         }
         door::open(broker).await.map_err(|fault| fault::internal(&fault))?;
     }
