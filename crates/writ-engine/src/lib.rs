@@ -16,8 +16,10 @@ pub mod reference;
 mod words;
 
 // An engine or a source is two lines: its module, and its place in the registry.
+pub mod postgres;
 mod static_value;
-static ENGINES: &[fn() -> Arc<dyn Engine>] = &[|| Arc::new(static_value::Static)];
+static ENGINES: &[fn() -> Arc<dyn Engine>] =
+    &[|| Arc::new(static_value::Static), || Arc::<postgres::Postgres>::default()];
 
 mod cmd;
 mod file;

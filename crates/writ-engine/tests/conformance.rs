@@ -1,5 +1,9 @@
 //! What every secrets engine and every source must do, for each entry of the registries.
+//!
+//! An engine that makes logins is given a real server to make them at.
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
+
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,16 +60,28 @@ fn permit(credential: &str) -> Permit {
 #[derive(Default)]
 struct Bench {
     fails: AtomicBool,
+    /// The administrator's password, where there is a server.
+    password: Option<String>,
     touched: AtomicU32,
     memory: Mutex<BTreeMap<String, Value>>,
 }
 
 impl Bench {
+    fn with(password: Option<String>) -> Self {
+        Self { password, ..Self::default() }
+    }
+
+    /// Another life of the same broker.
+    fn again(&self) -> Self {
+        let memory = Mutex::new(self.memory.lock().unwrap().clone());
+        Self { password: self.password.clone(), memory, ..Self::default() }
+    }
+
     fn outside(&self, credential: &CredentialName) -> Result<Secret, EngineFault> {
         self.touched.fetch_add(1, Ordering::Relaxed);
         match self.fails.load(Ordering::Relaxed) {
             true => Err(EngineFault::Outside { credential: credential.clone(), detail: "down".into() }),
-            false => Ok(Secret::new(CANARY.into())),
+            false => Ok(Secret::new(self.password.as_deref().unwrap_or(CANARY).into())),
         }
     }
 }
@@ -116,16 +132,31 @@ impl Tools for Bench {
     }
 }
 
-/// The configurations under which each engine is tried: its example and, where that works, none.
-fn configs(engine: &dyn Engine) -> Vec<Value> {
+/// The configurations under which each engine is tried, each with the password of its administrator: a real server's; or its
+/// example and, where that works, none.
+fn configs(engine: &dyn Engine) -> Vec<(Value, Option<String>)> {
     let name = "api-key".parse().unwrap();
     let all = [engine.example(), json!({})];
     assert!(engine.check(&name, &all[0]).is_ok(), "{}: its own example", engine.name());
-    all.into_iter().filter(|config| engine.check(&name, config).is_ok()).collect()
+    if engine.makes_logins() {
+        let place = support::place();
+        return vec![(place.config, Some(place.password))];
+    }
+    all.into_iter()
+        .filter(|config| engine.check(&name, config).is_ok())
+        .map(|config| (config, None))
+        .collect()
+}
+
+fn engine_again(known: &dyn Engine) -> std::sync::Arc<dyn Engine> {
+    engine(known.name()).unwrap()
 }
 
 fn lease() -> LeaseId {
-    LeaseId::new(NOW, &[2; 10])
+    // Roles belong to a whole server, which the tests share.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let [.., a, b] = NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    LeaseId::new(NOW, &[2, 2, 2, 2, 2, 2, 2, 2, a, b])
 }
 
 #[test]
@@ -141,18 +172,28 @@ fn every_entry_is_found_by_its_name_and_once() {
 #[tokio::test]
 async fn issue_revoke_and_revoke_again() {
     for engine in engines() {
-        for config in configs(engine.as_ref()) {
-            let (bench, permit) = (Bench::default(), permit("api-key"));
+        for (config, password) in configs(engine.as_ref()) {
+            let (bench, permit) = (Bench::with(password), permit("api-key"));
             let receipt = engine.plan(&permit, lease(), &config, &bench).await.unwrap();
             assert_eq!(bench.touched.load(Ordering::Relaxed), 0, "{}: planning does nothing", engine.name());
             let minted = engine.mint(&permit, &receipt, &config, &bench).await.unwrap();
-            assert_eq!(minted.secret.expose(), CANARY.as_bytes());
-            // The receipt is stored as text and read by another life of the broker.
+            assert_eq!(minted.login.is_some(), engine.makes_logins(), "{}", engine.name());
+            let secret = String::from_utf8(minted.secret.expose().to_vec()).unwrap();
+            assert_eq!(
+                secret == CANARY,
+                minted.login.is_none(),
+                "{}: a login has a password of its own",
+                engine.name()
+            );
+            // The receipt is stored as text and read by another life of the broker, with connections of its own.
+            let receipt = minted.receipt.clone().unwrap_or(receipt);
             let stored: Receipt = serde_json::from_str(&serde_json::to_string(&receipt).unwrap()).unwrap();
-            let first = engine.revoke(&stored, &Bench::default()).await.unwrap();
-            assert_eq!(engine.revoke(&stored, &Bench::default()).await.unwrap(), first);
+            let (heir, again) = (engine_again(engine.as_ref()), bench.again());
+            let first = heir.revoke(&stored, &again).await.unwrap();
+            assert_eq!(first == Revoked::Gone, engine.makes_logins(), "{}", engine.name());
+            assert_eq!(engine.revoke(&stored, &bench.again()).await.unwrap(), first);
             for shown in [format!("{minted:?}"), format!("{receipt:?}"), receipt.0.to_string()] {
-                assert!(!shown.contains(CANARY), "{}: {shown}", engine.name());
+                assert!(!shown.contains(CANARY) && !shown.contains(&secret), "{}: {shown}", engine.name());
             }
         }
     }
@@ -161,18 +202,20 @@ async fn issue_revoke_and_revoke_again() {
 #[tokio::test]
 async fn a_receipt_is_revocable_whatever_became_of_the_minting() {
     for engine in engines() {
-        for config in configs(engine.as_ref()) {
-            let (bench, permit) = (Bench::default(), permit("api-key"));
+        for (config, password) in configs(engine.as_ref()) {
+            let (bench, permit) = (Bench::with(password), permit("api-key"));
             bench.fails.store(true, Ordering::Relaxed);
             let receipt = engine.plan(&permit, lease(), &config, &bench).await.unwrap();
             // Cancelled before the first step.
             drop(engine.mint(&permit, &receipt, &config, &bench));
-            assert!(engine.revoke(&receipt, &bench).await.is_ok(), "{}", engine.name());
+            assert!(engine.revoke(&receipt, &bench.again()).await.is_ok(), "{}", engine.name());
             // Failed outside, then tried again.
             let fault = engine.mint(&permit, &receipt, &config, &bench).await.unwrap_err();
             assert!(matches!(fault, EngineFault::Outside { .. }) && !fault.to_string().contains(CANARY));
             bench.fails.store(false, Ordering::Relaxed);
             assert!(engine.mint(&permit, &receipt, &config, &bench).await.is_ok(), "{}", engine.name());
+            // The planned receipt is enough, though minting told more.
+            assert!(engine.revoke(&receipt, &bench.again()).await.is_ok(), "{}", engine.name());
         }
     }
 }

@@ -1,0 +1,395 @@
+//! Removing logins, until there is nothing left of them, and seeing that it is so.
+//!
+//! ```text
+//!   no login, committed ─► sessions ended, until none is left ─► prepared transactions undone ─► DROP OWNED where anything is
+//!   owned ─► DROP ROLE ─► looked again: no role, no session
+//! ```
+//!
+//! `DROP ROLE` alone would leave open sessions with what they became by `SET ROLE`, for as long as they like. Every step may be
+//! repeated, after a crash at any of them, and for a login that was never made. What an agent did *as its template role* after
+//! `SET ROLE` (tables it made, transactions it prepared) is the template's, and stays.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::oneshot, time::sleep};
+use tokio_postgres::Client;
+use writ_core::Secret;
+
+use super::{
+    batch::{Batch, Fault, Rows, answer, rows, together},
+    config::Owned,
+    mint::locks,
+    quote::{ident, literal},
+    receipt::RoleName,
+    session::{Live, Session, Trouble, elsewhere},
+};
+
+/// How long sessions may take to end after they were told to: a backend looks for it every time it does anything.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first pause between two looks; it doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// One entry of the queue.
+pub(super) struct Death {
+    pub(super) role: RoleName,
+    /// Its number, where the receipt has it.
+    pub(super) oid: Option<u32>,
+    pub(super) password: Option<Arc<Secret>>,
+    pub(super) reply: oneshot::Sender<Result<(), Trouble>>,
+}
+
+/// Removes what is waiting.
+pub(super) async fn run(session: &mut Session, mut deaths: Vec<Death>, owned: &Owned) {
+    for death in &mut deaths {
+        session.offer(death.password.take());
+    }
+    let mut doomed = Doomed::of(&deaths);
+    let mut again = true;
+    let lost = loop {
+        match remove(session, &mut doomed, owned).await {
+            Ok(()) => break None,
+            // Everything may be repeated.
+            Err(Trouble::Unreachable(_)) if again => {
+                session.abandon();
+                again = false;
+            }
+            Err(trouble) => {
+                session.abandon();
+                break Some(trouble);
+            }
+        }
+    };
+    for (death, one) in deaths.into_iter().zip(doomed.0) {
+        let outcome = match (one.trouble, &lost) {
+            (Some(trouble), _) => Err(trouble),
+            (None, Some(lost)) => Err(lost.clone()),
+            (None, None) => Ok(()),
+        };
+        // Nobody may be there to hear it.
+        let _ = death.reply.send(outcome);
+    }
+}
+
+async fn remove(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -> Result<(), Trouble> {
+    let live = session.live().await?;
+    doomed.keep(together(&live.client, &Bar { doomed, live }, doomed.left()).await)?;
+    end_sessions(&live.client, doomed).await?;
+    undo_prepared(session, doomed).await?;
+    drop_owned(session, doomed, owned).await?;
+    let live = session.live().await?;
+    let drop = |one: &One| format!("DROP ROLE IF EXISTS {}", one.ident());
+    doomed.keep(together(&live.client, &Each { doomed, statement: &drop }, doomed.existing()).await)?;
+    verify(&live.client, doomed).await
+}
+
+/// A login on its way out.
+struct One {
+    role: RoleName,
+    oid: Option<u32>,
+    /// It was there when its login was taken.
+    exists: bool,
+    trouble: Option<Trouble>,
+}
+
+impl One {
+    fn ident(&self) -> String {
+        ident(self.role.as_str())
+    }
+}
+
+/// All of a batch, known by their index; who is in trouble is left out of the next step.
+struct Doomed(Vec<One>);
+
+impl Doomed {
+    fn of(deaths: &[Death]) -> Self {
+        let one =
+            |death: &Death| One { role: death.role.clone(), oid: death.oid, exists: false, trouble: None };
+        Self(deaths.iter().map(one).collect())
+    }
+
+    fn entries(&self, wanted: impl Fn(&One) -> bool) -> Vec<usize> {
+        let all = self.0.iter().enumerate();
+        all.filter(|(_, one)| one.trouble.is_none() && wanted(one)).map(|(entry, _)| entry).collect()
+    }
+
+    fn left(&self) -> Vec<usize> {
+        self.entries(|_| true)
+    }
+
+    fn existing(&self) -> Vec<usize> {
+        self.entries(|one| one.exists)
+    }
+
+    fn names(&self, entries: &[usize]) -> String {
+        let ones = entries.iter().filter_map(|entry| self.0.get(*entry));
+        ones.map(|one| literal(one.role.as_str())).collect::<Vec<_>>().join(",")
+    }
+
+    fn oids(&self, entries: &[usize]) -> String {
+        let ones = entries.iter().filter_map(|entry| self.0.get(*entry)?.oid);
+        ones.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    fn blame(&mut self, entry: usize, trouble: Trouble) {
+        if let Some(one) = self.0.get_mut(entry) {
+            one.trouble.get_or_insert(trouble);
+        }
+    }
+
+    fn by_name(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|one| one.role.as_str() == name)
+    }
+
+    /// Takes the outcomes of a step: a role's number where it said one, and who failed.
+    fn keep(
+        &mut self,
+        done: Result<Vec<(usize, super::batch::Outcome)>, super::batch::Lost>,
+    ) -> Result<(), Trouble> {
+        for (entry, outcome) in done.map_err(|lost| lost.trouble)? {
+            match outcome {
+                Err(trouble) => self.blame(entry, trouble),
+                Ok(Some(oid)) => {
+                    if let (Some(one), Ok(oid)) = (self.0.get_mut(entry), oid.parse()) {
+                        (one.exists, one.oid) = (true, Some(oid));
+                    }
+                }
+                Ok(None) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first step: nobody logs in any more, and the administrator may act for the role.
+struct Bar<'a> {
+    doomed: &'a Doomed,
+    live: &'a Live,
+}
+
+impl Batch for Bar<'_> {
+    /// The locks first: what is being made meanwhile is there, or will never be, when they are ours.
+    fn prelude(&self, entries: &[usize]) -> String {
+        let roles = entries.iter().filter_map(|entry| self.doomed.0.get(*entry)).map(|one| &one.role);
+        let names = self.doomed.names(entries);
+        format!("{}; SELECT rolname, oid FROM pg_roles WHERE rolname IN ({names})", locks(roles))
+    }
+
+    fn statement(&self, entry: usize, found: &Rows) -> Result<Option<String>, Trouble> {
+        let Some(one) = self.doomed.0.get(entry) else { return Ok(None) };
+        let oid = found.iter().find_map(|row| match row.as_slice() {
+            [Some(name), Some(oid)] if name == one.role.as_str() => Some(oid),
+            _ => None,
+        });
+        let Some(oid) = oid else { return Ok(None) };
+        let role = one.ident();
+        let grant = match (self.live.superuser, self.live.options) {
+            (true, _) => String::new(),
+            (false, false) => format!("GRANT {role} TO CURRENT_USER; "),
+            (false, true) => format!("GRANT {role} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE; "),
+        };
+        Ok(Some(format!(
+            "ALTER ROLE {role} NOLOGIN PASSWORD NULL VALID UNTIL 'epoch'; {grant}SELECT {}",
+            literal(oid)
+        )))
+    }
+}
+
+/// The same statement for each.
+struct Each<'a> {
+    doomed: &'a Doomed,
+    statement: &'a (dyn Fn(&One) -> String + Sync),
+}
+
+impl Batch for Each<'_> {
+    fn statement(&self, entry: usize, _: &Rows) -> Result<Option<String>, Trouble> {
+        Ok(self.doomed.0.get(entry).map(self.statement))
+    }
+}
+
+/// Ends every session of theirs, by the role's number: its name is that of nobody after `DROP ROLE`, and another's after
+/// `SET ROLE`. A number that another role bears by now is left alone.
+async fn end_sessions(client: &Client, doomed: &mut Doomed) -> Result<(), Trouble> {
+    let until = Instant::now() + SESSIONS_TIMEOUT;
+    let mut pause = PAUSE;
+    loop {
+        let entries = doomed.entries(|one| one.oid.is_some());
+        let (names, oids) = (doomed.names(&entries), doomed.oids(&entries));
+        if oids.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT a.usesysid, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid IN ({oids}) \
+             AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid AND r.rolname NOT IN ({names}))"
+        );
+        let found = match answer(client.simple_query(&sql)).await {
+            Ok(messages) => rows(messages),
+            Err(Fault::Lost(trouble)) => return Err(trouble),
+            Err(Fault::Said(Trouble::Refused(detail))) => return Err(Trouble::Refused(not_allowed(&detail))),
+            Err(Fault::Said(trouble)) => return Err(trouble),
+        };
+        if found.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let oids: Vec<u32> = found.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+            for entry in doomed.entries(|one| one.oid.is_some_and(|oid| oids.contains(&oid))) {
+                let detail = "a session of it was told to end and does not".to_owned();
+                doomed.blame(entry, Trouble::Refused(detail));
+            }
+            return Ok(());
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn not_allowed(detail: &str) -> String {
+    format!("its sessions cannot be ended: {detail}; GRANT pg_signal_backend to the administrator's role")
+}
+
+/// Undoes what they prepared and never finished: it would hold its locks, and could be committed, without them.
+async fn undo_prepared(session: &mut Session, doomed: &mut Doomed) -> Result<(), Trouble> {
+    let existing = doomed.existing();
+    if existing.is_empty() {
+        return Ok(());
+    }
+    let names = doomed.names(&existing);
+    let sql = format!(
+        "SELECT database, owner, gid FROM pg_prepared_xacts WHERE owner IN ({names}) ORDER BY database"
+    );
+    let live = session.live().await?;
+    for row in rows(said(answer(live.client.simple_query(&sql)).await)?) {
+        let [Some(database), Some(owner), Some(gid)] = row.as_slice() else { continue };
+        let Some(entry) = doomed.by_name(owner) else { continue };
+        // Only its owner may, or a superuser; and only in its database, outside of a transaction.
+        let statements =
+            [format!("SET ROLE {}", ident(owner)), format!("ROLLBACK PREPARED {}", literal(gid))];
+        let undone = async {
+            let there = elsewhere(session, database).await?;
+            for statement in &statements {
+                said(answer(there.client.batch_execute(statement)).await)?;
+            }
+            Ok(())
+        };
+        if let Err(trouble) = undone.await {
+            doomed.blame(entry, in_database(database, trouble));
+        }
+    }
+    Ok(())
+}
+
+/// Drops what they own and hold, in every database where the server knows of anything.
+async fn drop_owned(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -> Result<(), Trouble> {
+    let existing = doomed.existing();
+    let oids = doomed.oids(&existing);
+    if oids.is_empty() {
+        return Ok(());
+    }
+    // What is of the whole server, such as a right on a database, is dropped from any of them.
+    let sql = format!(
+        "SELECT DISTINCT COALESCE(b.datname, current_database()), r.rolname FROM pg_shdepend d \
+         JOIN pg_roles r ON r.oid = d.refobjid LEFT JOIN pg_database b ON b.oid = d.dbid \
+         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid IN ({oids}) ORDER BY 1"
+    );
+    let here = session.endpoint().database.clone();
+    let live = session.live().await?;
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for row in rows(said(answer(live.client.simple_query(&sql)).await)?) {
+        let [Some(database), Some(name)] = row.as_slice() else { continue };
+        places.entry(database.clone()).or_default().extend(doomed.by_name(name));
+    }
+    for (database, entries) in places {
+        if database == here {
+            let live = session.live().await?;
+            empty(&live.client, doomed, owned, &database, entries).await?;
+            continue;
+        }
+        let emptied = match elsewhere(session, &database).await {
+            Ok(there) => empty(&there.client, doomed, owned, &database, entries.clone()).await,
+            Err(trouble) => Err(trouble),
+        };
+        // One database that cannot be entered keeps only those who have something there.
+        if let Err(trouble) = emptied {
+            for entry in entries {
+                doomed.blame(entry, in_database(&database, trouble.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn empty(
+    client: &Client,
+    doomed: &mut Doomed,
+    owned: &Owned,
+    database: &str,
+    entries: Vec<usize>,
+) -> Result<(), Trouble> {
+    let heir = match owned {
+        Owned::Drop => "CURRENT_USER".to_owned(),
+        Owned::Reassign(role) => ident(role),
+    };
+    let plain = |one: &One| format!("DROP OWNED BY {}", one.ident());
+    let reassign = |one: &One| format!("REASSIGN OWNED BY {0} TO {heir}; DROP OWNED BY {0}", one.ident());
+    let first: &(dyn Fn(&One) -> String + Sync) = match owned {
+        Owned::Drop => &plain,
+        Owned::Reassign(_) => &reassign,
+    };
+    let done = together(client, &Each { doomed, statement: first }, entries).await;
+    let (mut dependent, mut troubled) = (Vec::new(), Vec::new());
+    for (entry, outcome) in done.map_err(|lost| lost.trouble)? {
+        match outcome {
+            // Others built upon what it made: theirs is not dropped.
+            Err(Trouble::Dependent(_)) => dependent.push(entry),
+            Err(trouble) => troubled.push((entry, trouble)),
+            Ok(_) => {}
+        }
+    }
+    let done = together(client, &Each { doomed, statement: &reassign }, dependent).await;
+    for (entry, outcome) in done.map_err(|lost| lost.trouble)? {
+        troubled.extend(outcome.err().map(|trouble| (entry, trouble)));
+    }
+    for (entry, trouble) in troubled {
+        doomed.blame(entry, in_database(database, trouble));
+    }
+    Ok(())
+}
+
+/// Looks again: a login that was being checked while it was barred has shown itself by now.
+async fn verify(client: &Client, doomed: &mut Doomed) -> Result<(), Trouble> {
+    end_sessions(client, doomed).await?;
+    let left = doomed.left();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let names = doomed.names(&left);
+    let sql = format!("SELECT rolname FROM pg_roles WHERE rolname IN ({names})");
+    for row in rows(said(answer(client.simple_query(&sql)).await)?) {
+        let entry = row.first().and_then(Option::as_ref).and_then(|name| doomed.by_name(name));
+        if let Some(entry) = entry {
+            doomed.blame(entry, Trouble::Refused("the role is still there".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn said<T>(answered: Result<T, Fault>) -> Result<T, Trouble> {
+    answered.map_err(|fault| match fault {
+        Fault::Lost(trouble) | Fault::Said(trouble) => trouble,
+    })
+}
+
+fn in_database(database: &str, trouble: Trouble) -> Trouble {
+    let detail = |detail: String| format!("in the database {database:?}: {detail}");
+    match trouble {
+        Trouble::Unreachable(why) => Trouble::Refused(detail(why)),
+        Trouble::Refused(why) => Trouble::Refused(detail(why)),
+        Trouble::Dependent(why) => Trouble::Dependent(detail(why)),
+        trouble => trouble,
+    }
+}
