@@ -290,14 +290,9 @@ impl Work<'_> {
     async fn change(&self, pending: PendingValue) -> Result<Rotated, RotateFault> {
         let next = self.opened(&pending)?;
         let current = self.value(pending.version.saturating_sub(1)).await?;
-        match self.set(&current.unwrap_or_else(nothing), &next).await {
-            Ok(()) => self.promote_if_seen(pending, &next).await,
-            // It may have been set and only the answer lost.
-            Err(fault) => match self.works(&next).await {
-                Ok(true) => self.promote(pending).await,
-                Ok(false) | Err(_) => Err(fault),
-            },
-        }
+        // A fault may come after the effect: what is pending is gone on with.
+        self.set(&current.unwrap_or_else(nothing), &next).await?;
+        self.promote_if_seen(pending, &next).await
     }
 
     /// Goes on with a value that was left pending by whoever, wherever it was left.
@@ -308,20 +303,24 @@ impl Work<'_> {
         if newest >= pending.version {
             return self.overtaken(pending, &next, newest).await;
         }
-        if self.works(&next).await? {
-            return self.promote(pending).await;
-        }
         if self.account.is_static_role(self.name) {
+            // The administrator sets it, whatever it is now.
             self.set(&self.value(newest).await?.unwrap_or_else(nothing), &next).await?;
             return self.promote_if_seen(pending, &next).await;
         }
-        // The previous one is in force where the store was put back, or the server was.
-        for version in [newest, newest.saturating_sub(1)] {
+        let next_works = self.works(&next).await?;
+        // A server that lets anybody in takes the old one as well, and was perhaps never told the next one. The value before is
+        // in force where the store was put back, or the server was.
+        let before = newest.saturating_sub(u32::from(!next_works));
+        for version in (before..=newest).rev() {
             let Some(known) = self.value(version).await? else { continue };
             if self.works(&known).await? {
                 self.set(&known, &next).await?;
                 return self.promote_if_seen(pending, &next).await;
             }
+        }
+        if next_works {
+            return self.promote(pending).await;
         }
         Err(RotateFault::Neither(self.name.clone()))
     }

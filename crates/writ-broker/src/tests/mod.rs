@@ -6,6 +6,7 @@ mod doors;
 mod harness;
 mod leases;
 mod originals;
+mod postgres;
 mod reconcile;
 mod recovery;
 mod rotate;

@@ -137,6 +137,18 @@ async fn an_answer_that_is_lost_after_the_effect_is_found_out_by_trying() {
 }
 
 #[tokio::test]
+async fn a_server_that_lets_anybody_in_proves_nothing() {
+    let scene = scene().await;
+    scene.life.set("other", KEY).await.unwrap();
+    scene.upstream.away.store(true, Ordering::SeqCst);
+    assert!(scene.rotate("other").await.is_err());
+    scene.upstream.away.store(false, Ordering::SeqCst);
+    scene.upstream.trusting.store(true, Ordering::SeqCst);
+    scene.settle().await;
+    assert_eq!(scene.stored("other").await, (2, scene.upstream.password()), "it was set, not only believed");
+}
+
+#[tokio::test]
 async fn what_is_pending_is_gone_on_with_by_the_next_life() {
     let scene = scene().await;
     scene.life.set("other", KEY).await.unwrap();

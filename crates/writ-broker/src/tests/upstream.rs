@@ -32,6 +32,8 @@ pub struct Upstream {
     pub loses_answers: AtomicBool,
     /// Every configuration leads to an account of its own.
     pub scattered: AtomicBool,
+    /// Any password opens the account.
+    pub trusting: AtomicBool,
     pub of_its_own: AtomicBool,
     pub every: Mutex<Option<Ttl>>,
     /// Revocations fail.
@@ -223,7 +225,8 @@ impl Rotation for Upstream {
     ) -> BoxFuture<'a, Result<(), EngineFault>> {
         Box::pin(async move {
             self.reach().await?;
-            let known = current.expose() == self.password().as_bytes();
+            let known =
+                self.trusting.load(Ordering::SeqCst) || current.expose() == self.password().as_bytes();
             if !known && !self.of_its_own.load(Ordering::SeqCst) {
                 let detail = "password authentication failed".to_owned();
                 return Err(EngineFault::Outside { credential: credential.clone(), detail });
@@ -245,7 +248,8 @@ impl Rotation for Upstream {
     ) -> BoxFuture<'a, Result<bool, EngineFault>> {
         Box::pin(async move {
             self.reach().await?;
-            let opens = candidate.expose() == self.password().as_bytes();
+            let trusted = self.trusting.load(Ordering::SeqCst);
+            let opens = trusted || candidate.expose() == self.password().as_bytes();
             yield_now().await;
             Ok(opens)
         })
