@@ -19,7 +19,8 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 use writ_audit::Outcome;
 use writ_core::{
-    BoxFuture, CredentialName, EngineFault, LeaseEnd, Refusal, RefusalKind, Rotation, Secret, Tools,
+    BoxFuture, CredentialName, EngineFault, LeaseEnd, LeaseState, Refusal, RefusalKind, Rotation, Secret,
+    Tools, fault_point,
 };
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     config::ResolvedCredential,
     door::Unlocked,
     keyring::{KeyringFault, Place},
-    leases::{self, BrokerTools, Stage},
+    leases::{self, BrokerTools, Which},
     records,
     rules::Rules,
     store::{Change, CredentialVersion, LeaseFilter, PendingValue, StoreFault, StoredValue},
@@ -123,7 +124,9 @@ pub(crate) async fn release(
     if newest.is_none_or(|newest| newest.version > version) {
         return Ok(true);
     }
-    if broker.leases.count(|row| row.credential.as_ref() == Some(name)) > 0 {
+    let filter = LeaseFilter { credential: Some(name.clone()), ..LeaseFilter::default() };
+    let held = broker.store.leases(filter).await?;
+    if held.iter().any(|lease| matches!(lease.state, LeaseState::Pending | LeaseState::Active)) {
         return Ok(false);
     }
     match rotate(broker, open, name).await? {
@@ -272,6 +275,7 @@ impl Work<'_> {
         let version = newest.map_or(1, |newest| newest.version.saturating_add(1));
         let pending = self.sealed(version, &next)?;
         self.broker.store.apply(vec![Change::PutPending(pending.clone())]).await?;
+        fault_point!("rotate.pending");
         Ok(pending)
     }
 
@@ -359,6 +363,7 @@ impl Work<'_> {
 
     /// Invariant: the pending value was seen to work. It becomes the current one and stops being pending in one durable step.
     async fn promote(&self, pending: PendingValue) -> Result<Rotated, RotateFault> {
+        fault_point!("rotate.seen");
         let _one = self.broker.setting.lock().await;
         let PendingValue { name, version, sealed, .. } = pending;
         self.broker.operations.rotations.stale().insert(name.clone(), version);
@@ -367,7 +372,9 @@ impl Work<'_> {
             CredentialVersion { name: name.clone(), version, value: StoredValue::Sealed(sealed), set_at };
         let promote = vec![Change::PutCredential(put), Change::DropPending(name.clone())];
         self.broker.store.apply(promote).await?;
+        fault_point!("rotate.promoted");
         let leases_ended = supersede(self.broker, &name, version).await?;
+        fault_point!("rotate.ended");
         Ok(Rotated::To { version, leases_ended })
     }
 
@@ -380,7 +387,10 @@ impl Work<'_> {
 
     async fn set(&self, current: &Secret, next: &Secret) -> Result<(), RotateFault> {
         let (of, tools) = (self.account.of, self.tools());
-        self.within(self.account.rotation.set(&of.name, &of.engine_config, current, next, &tools)).await
+        let done =
+            self.within(self.account.rotation.set(&of.name, &of.engine_config, current, next, &tools)).await;
+        fault_point!("rotate.set");
+        done
     }
 
     async fn works(&self, candidate: &Secret) -> Result<bool, RotateFault> {
@@ -405,17 +415,16 @@ impl Work<'_> {
 
 /// Ends the leases that hold an older version than `version`, in flight or alive.
 async fn supersede(broker: &Broker, name: &CredentialName, version: u32) -> Result<usize, StoreFault> {
-    let of = |row: &leases::Row| row.credential.as_ref() == Some(name);
     // What lands before this is in the store as active with its version; what flies tries again with the new one.
-    leases::cancel(broker, LeaseEnd::Superseded, |_, row| of(row) && row.stage == Stage::Flying);
+    leases::cancel(broker, LeaseEnd::Superseded, Which::Flying(name));
     let filter = LeaseFilter { credential: Some(name.clone()), ..LeaseFilter::default() };
-    let alive = broker.store.leases(filter).await?;
-    let old: HashSet<_> =
-        alive.iter().filter(|lease| lease.version < version).map(|lease| lease.lease).collect();
-    let ended = leases::end(broker, LeaseEnd::Superseded, |lease, row| {
-        of(row) && row.stage != Stage::Flying && old.contains(lease)
-    })
-    .await?;
+    let mut ended = 0;
+    for lease in broker.store.leases(filter).await? {
+        if lease.state == LeaseState::Active && lease.version < version {
+            leases::end_known(broker, &lease, LeaseEnd::Superseded).await?;
+            ended += 1;
+        }
+    }
     broker.operations.rotations.stale().retain(|stale, to| stale != name || *to > version);
     Ok(ended)
 }

@@ -11,7 +11,7 @@ use writ_api::control::{FindingKind, Mended, Repair};
 use writ_audit::{Entry, Outcome};
 use writ_core::{
     Authority, LeaseEnd, LeaseId, LeaseState, Level, Receipt, Refusal, RefusalKind, RoleName, Scope,
-    SessionId, SpiffeId, TargetName,
+    SessionId, SpiffeId, TargetName, fault_point,
 };
 
 use super::{FINDINGS_MAX, survey, survey::Found};
@@ -86,7 +86,9 @@ struct Begun {
 async fn adopt(broker: &Broker, open: &Unlocked, uid: u32, some: &[&Found]) -> Result<Vec<Begun>, Refusal> {
     let entries = join_all(some.iter().map(|found| records::repair(broker, open, uid, &found.finding))).await;
     let entries = entries.into_iter().collect::<Result<Vec<Entry>, Refusal>>()?;
+    fault_point!("reconcile.recorded");
     let done = adopted(broker, uid, some).await;
+    fault_point!("reconcile.adopted");
     for entry in entries {
         entry.close(&match &done {
             Ok(_) => Outcome { reason: Some("begun"), ..Outcome::ok() },
@@ -132,15 +134,13 @@ async fn adopted(broker: &Broker, uid: u32, some: &[&Found]) -> Result<Vec<Begun
 async fn end(broker: &Broker, open: &Unlocked, uid: u32, found: &Found) -> Result<Begun, Refusal> {
     let finding = found.finding.lease;
     let entry = records::repair(broker, open, uid, &found.finding).await?;
-    let ended = match leases::end(broker, LeaseEnd::Lost, |lease, _| *lease == finding).await {
-        // Another daemon on the same store may hold it.
-        Ok(0) => {
-            let change = Change::RevokeLease { lease: finding, at: broker.clock.now(), end: LeaseEnd::Lost };
-            broker.store.apply(vec![change]).await
-        }
-        Ok(_) => Ok(()),
+    let ended = match broker.store.lease(finding).await {
+        // Another daemon on the same store may own it.
+        Ok(Some(lease)) => leases::end_known(broker, &lease, LeaseEnd::Lost).await,
+        Ok(None) => Ok(()),
         Err(fault) => Err(fault),
     };
+    fault_point!("reconcile.lost");
     entry.close(&match &ended {
         Ok(()) => Outcome { reason: Some("begun"), ..Outcome::ok() },
         Err(_) => Outcome::failed("store"),

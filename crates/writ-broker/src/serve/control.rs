@@ -26,7 +26,9 @@ use crate::{
     credentials::{self, Rotated},
     door,
     door::Unlocked,
-    fault, leases, originals, reconcile,
+    fault,
+    leases::{self, Which},
+    originals, reconcile,
     records::{self, Command},
     seen,
     sessions::{self, End},
@@ -274,9 +276,14 @@ async fn perform_on_leases(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask)
             Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
         }
         Ask::LeaseRevoke { lease } => {
-            find_lease(broker, lease).await?;
-            leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
+            let lease = find_lease(broker, lease).await?;
+            leases::end_known(broker, &lease, LeaseEnd::Revoked).await.map_err(fault::store)?;
             Ok(Answer::Done)
+        }
+        Ask::LeaseRenew { lease } => {
+            find_lease(broker, lease).await?;
+            leases::renew(broker, open, lease).await?;
+            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
         }
         Ask::LeaseSurvey => Ok(Answer::Survey(reconcile::survey(broker, open).await?.view())),
         Ask::LeaseReconcile { repair } => {
@@ -314,7 +321,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         locked: open.is_none(),
         seal: broker.installation.seal_kind().to_owned(),
         sessions: broker.sessions.count(),
-        leases: broker.leases.count(|_| true),
+        leases: broker.leases.count(Which::All),
         audit_key: open.map(Unlocked::audit_key),
         audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
         config: broker.rules.path().display().to_string(),

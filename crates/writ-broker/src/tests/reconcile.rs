@@ -16,7 +16,8 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    leases, reconcile,
+    leases::{self, Which},
+    reconcile,
     store::{LeaseFilter, LeaseRecord},
 };
 
@@ -52,6 +53,13 @@ impl Scene {
         self.life.broker.store.lease(lease).await.unwrap()
     }
 
+    /// What the log says of leases, as soon as it says so much.
+    async fn logged(&self, lines: &[&str]) {
+        let log = async || self.home.log(&self.life, Kind::Lease).await;
+        until(async || log().await.len() >= lines.len()).await;
+        assert_eq!(log().await, lines);
+    }
+
     async fn records(&self) -> Vec<LeaseRecord> {
         let all = LeaseFilter { ended: true, ..LeaseFilter::default() };
         self.life.broker.store.leases(all).await.unwrap()
@@ -84,7 +92,7 @@ async fn an_account_that_is_being_revoked_is_no_orphan_and_its_lease_not_lost() 
     let (opened, _attached) = scene.life.open().await;
     let granted = scene.life.acquire(opened.session, "t").await.unwrap();
     scene.upstream.stubborn.store(true, Ordering::SeqCst);
-    leases::end(&scene.life.broker, LeaseEnd::Revoked, |_, _| true).await.unwrap();
+    leases::end(&scene.life.broker, LeaseEnd::Revoked, Which::All).await.unwrap();
     assert_eq!(scene.lease(granted.lease).await.unwrap().state, LeaseState::Revoking);
     assert_eq!(scene.findings().await, []);
     // Nor when it is gone already and only the store does not know.
@@ -106,8 +114,7 @@ async fn an_orphan_is_found_and_revoked_under_its_own_name_and_once() {
     );
     assert_eq!(scene.findings().await, []);
     assert_eq!(scene.repair(&[stranger(1)]).await, [Mended::Agrees], "repeated, it does nothing");
-    let log = scene.home.log(&scene.life, Kind::Lease).await;
-    assert_eq!(log, ["repair orphan ok begun", "settle ok gone"]);
+    scene.logged(&["repair orphan ok begun", "settle ok gone"]).await;
 }
 
 #[tokio::test]
@@ -126,7 +133,7 @@ async fn an_account_that_came_back_after_its_lease_ended_is_adopted_under_anothe
     let scene = scene().await;
     let (opened, _attached) = scene.life.open().await;
     let granted = scene.life.acquire(opened.session, "t").await.unwrap();
-    leases::end(&scene.life.broker, LeaseEnd::Superseded, |_, _| true).await.unwrap();
+    leases::end(&scene.life.broker, LeaseEnd::Superseded, Which::All).await.unwrap();
     until(async || scene.lease(granted.lease).await.unwrap().state == LeaseState::Ended).await;
     // As when the database is put back from its backup.
     scene.upstream.make(granted.lease);
@@ -159,11 +166,10 @@ async fn a_lease_whose_account_is_gone_ends_as_lost_and_the_next_use_acquires_an
     assert_eq!(scene.repair(&[granted.lease]).await, [Mended::Done]);
     let lease = scene.lease(granted.lease).await.unwrap();
     assert_eq!((lease.end, lease.revoked), (Some(LeaseEnd::Lost), Some(Revoked::Gone)));
-    assert_eq!(scene.life.broker.leases.count(|_| true), 0);
+    assert_eq!(scene.life.broker.leases.count(Which::All), 0);
     let again = scene.life.acquire(opened.session, "t").await.unwrap();
     assert!(scene.upstream.has(again.lease));
-    let log = scene.home.log(&scene.life, Kind::Lease).await;
-    assert_eq!(log, ["lost ok", "repair lost ok begun", "settle ok gone"]);
+    scene.logged(&["lost ok", "repair lost ok begun", "settle ok gone"]).await;
 }
 
 #[tokio::test]
@@ -204,7 +210,7 @@ async fn a_login_that_is_removed_while_upstream_is_asked_is_no_orphan() {
     let (opened, _attached) = scene.life.open().await;
     let granted = scene.life.acquire(opened.session, "t").await.unwrap();
     let ended = async {
-        leases::end(&scene.life.broker, LeaseEnd::Superseded, |_, _| true).await.unwrap();
+        leases::end(&scene.life.broker, LeaseEnd::Superseded, Which::All).await.unwrap();
         until(async || scene.lease(granted.lease).await.unwrap().state == LeaseState::Ended).await;
     };
     assert_eq!(while_it_looks(&scene, ended).await, []);

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     credentials::{self, RotateFault, Rotated},
     keyring::Place,
-    leases,
+    leases::{self, Which},
     store::{Change, LeaseFilter, PendingValue, StoredValue},
     tasks::rotation::{self, Plans},
 };
@@ -287,7 +287,7 @@ async fn the_last_lease_that_ends_takes_its_password_out_of_force() {
     ];
     let mut outcomes = Vec::new();
     for lease in leases {
-        leases::end(&scene.life.broker, LeaseEnd::Revoked, |known, _| *known == lease).await.unwrap();
+        leases::end(&scene.life.broker, LeaseEnd::Revoked, Which::Lease(lease)).await.unwrap();
         let record = async || scene.life.broker.store.lease(lease).await.unwrap().unwrap();
         until(async || record().await.state == LeaseState::Ended).await;
         outcomes.push((record().await.revoked, scene.upstream.password() == KEY));
