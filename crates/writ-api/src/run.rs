@@ -116,6 +116,8 @@ pub struct Revealed {
     pub env: Vec<String>,
     /// The name and port by which the program reaches the server; its certificate bears the name.
     pub authority: Authority,
+    /// Whether the server speaks TLS, end to end; without it only on loopback, where the configuration says so.
+    pub tls: bool,
     /// The server's trust anchors, PEM, where they are not the system's.
     pub tls_ca: Option<String>,
     pub login: Login,

@@ -86,9 +86,9 @@ impl Broker {
     pub async fn acquire(&self, ask: AcquireAsk) -> Result<Granted, Refusal> {
         let open = self.unlocked()?;
         let rules = self.rules.in_force()?;
-        let asked = records::asked(self, open, &rules, &ask).await?;
+        let asked = records::asked(self, open, &rules, &ask, None).await?;
         let answer = self.answer(open, &rules, &ask).await;
-        asked.close(self.clock.as_ref(), &answer);
+        asked.close(self.clock.as_ref(), answer.as_ref().map(|granted| granted.lease));
         answer
     }
 
@@ -97,7 +97,7 @@ impl Broker {
         let target = rules.target(&ask.target)?;
         let credential = target.credential.as_ref().map(|name| rules.credential(name)).transpose()?;
         let asked = Asked {
-            action: Action::Inject,
+            action: if target.reveal.is_some() { Action::Reveal } else { Action::Inject },
             target: target.name.clone(),
             credential: target.credential.clone(),
         };
@@ -106,6 +106,10 @@ impl Broker {
         session.still_serves(&target.route())?;
         if let Some(credential) = credential {
             confirm::check(self.store.as_ref(), target, credential).await?;
+        }
+        if target.reveal.is_some() {
+            // The program holds it already: nothing is made, and no secret passes.
+            return leases::held(self, &session, &permit);
         }
         leases::issue(self, open, &session, &permit, credential).await
     }

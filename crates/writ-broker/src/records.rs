@@ -9,14 +9,17 @@ use std::time::Duration;
 use writ_api::control::{Finding, FindingKind};
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
 use writ_core::{
-    AcquireAsk, Clock, CredentialName, Granted, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName,
-    Scope, SessionId,
+    AcquireAsk, Clock, CredentialName, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName, Scope,
+    SessionId,
 };
 
 use crate::{
     broker::Broker, config::ResolvedTarget, door::Unlocked, fault, leases::NO_ENGINE, rules::Rules,
     sessions::Facts, start::ORPHANED, store::LeaseRecord,
 };
+
+/// The action of an acquisition whose credential is handed to the program.
+pub(crate) const REVEAL: &str = "reveal";
 
 /// An attempt that is on the disk and waits for its outcome.
 #[must_use = "an attempt needs an outcome"]
@@ -25,12 +28,13 @@ pub(crate) struct Asked {
     started: Duration,
 }
 
-/// Records that a session asks for a target, durably.
+/// Records that a session asks for a target, durably. `action` is [`REVEAL`] where it asks for what a program is to hold.
 pub(crate) async fn asked(
     broker: &Broker,
     open: &Unlocked,
     rules: &Rules,
     ask: &AcquireAsk,
+    action: Option<&str>,
 ) -> Result<Asked, Refusal> {
     let started = broker.clock.boottime();
     let (request, session) = (ask.request.to_string(), ask.session.to_string());
@@ -44,6 +48,7 @@ pub(crate) async fn asked(
     let attempt = Attempt {
         request_id: Some(&request),
         session: Some(&session),
+        action,
         target: Some(ask.target.as_str()),
         credential: name.map(CredentialName::as_str),
         credential_type: target
@@ -60,11 +65,11 @@ pub(crate) async fn asked(
 
 impl Asked {
     /// The outcome.
-    pub(crate) fn close(self, clock: &dyn Clock, answer: &Result<Granted, Refusal>) {
+    pub(crate) fn close(self, clock: &dyn Clock, answer: Result<LeaseId, &Refusal>) {
         let duration = Some(micros(clock.boottime().saturating_sub(self.started)));
         match answer {
-            Ok(granted) => {
-                let lease = granted.lease.to_string();
+            Ok(lease) => {
+                let lease = lease.to_string();
                 self.entry.close(&Outcome { lease: Some(&lease), duration, ..Outcome::ok() });
             }
             Err(refusal) => self.entry.close(&Outcome { duration, ..refused(refusal.kind) }),

@@ -32,7 +32,7 @@ use writ_broker::{
 use writ_core::{Clock, Refusal, RefusalKind, Timestamp};
 use writ_proxy::{Proxy, ProxyConfig, Roots, SystemNames};
 
-use crate::{client::Readiness, env_vars, fault::Fault, output, paths::Paths};
+use crate::{client::Readiness, env_vars, fault::Fault, output, paths::Paths, run};
 
 /// The hidden first argument; the configuration's path follows.
 pub const STAGE: &str = "__daemon";
@@ -260,14 +260,17 @@ fn bind(path: &Path) -> Result<UnixListener, Fault> {
     Ok(listener)
 }
 
-/// Bundles of sessions whose launcher was killed. One that lives has locked its own, and may go on with its session here.
+/// Bundles and logins of sessions whose launcher was killed. One that lives has locked its own, and may go on with its session here.
 fn remove_leftovers(run: &Path) {
     let Ok(entries) = fs::read_dir(run) else { return };
-    for entry in
-        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pem"))
-    {
+    let ours = |entry: &fs::DirEntry| {
+        let login = entry.file_name().to_str().is_some_and(|name| name.starts_with(run::DIRECTORY_PREFIX));
+        login || entry.path().extension().is_some_and(|extension| extension == "pem")
+    };
+    for entry in entries.flatten().filter(ours) {
         if fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-            let _ = fs::remove_file(entry.path());
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 }

@@ -155,6 +155,13 @@ pub struct RoutePlan {
     pub refuse_as_400: Vec<PathPattern>,
 }
 
+impl RoutePlan {
+    /// Whether the program holds the credential itself: its bytes pass untouched.
+    pub fn reveals(&self) -> bool {
+        self.tunnel && self.credential.is_some()
+    }
+}
+
 /// What the data plane made for a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReady {

@@ -68,7 +68,7 @@ pub(crate) fn open(
 /// Whether the session may have such a door.
 fn check(session: &Session, door: &Door) -> Result<(), OpenFault> {
     let fault = |what: String| Err(OpenFault(what));
-    if *door != Door::Proxy && session.asks_password() {
+    if *door != Door::Proxy && session.asks_password() && !leads_to_login(session, door) {
         return fault("a door without a password must be in a network namespace of the session's own".into());
     }
     match door {
@@ -83,6 +83,12 @@ fn check(session: &Session, door: &Door) -> Result<(), OpenFault> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the door leads to a server whose login the program holds, and nowhere else: what comes through needs that login.
+fn leads_to_login(session: &Session, door: &Door) -> bool {
+    let Door::Named { authority } = door else { return false };
+    session.routes(authority).is_some_and(|routes| routes.iter().all(|route| route.plan.reveals()))
 }
 
 fn serve(plane: &Arc<Plane>, session: &Arc<Session>, door: Door, socket: OwnedFd) -> io::Result<AbortHandle> {

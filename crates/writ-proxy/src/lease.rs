@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,9 +42,10 @@ pub(crate) struct Lease {
     pub(crate) scope_text: String,
     pub(crate) rendered: Vec<Rendered>,
     pub(crate) needles: Arc<Needles>,
-    expires_at: Timestamp,
-    expires_boot: Duration,
-    renew_boot: Duration,
+    /// Until when it lives: Unix milliseconds, and milliseconds since boot. Both move when the broker renews the lease itself.
+    expires_at: AtomicI64,
+    expires_boot: AtomicU64,
+    renew_boot: AtomicU64,
     renewing: AtomicBool,
     state: AtomicU8,
 }
@@ -74,9 +75,9 @@ impl Lease {
             scope_text: granted.scope.to_string(),
             rendered: parts.rendered,
             needles: parts.needles,
-            expires_at: granted.expires_at,
-            expires_boot,
-            renew_boot: expires_boot.saturating_sub(ttl / RENEW_SHARE),
+            expires_at: AtomicI64::new(granted.expires_at.millis()),
+            expires_boot: AtomicU64::new(millis(expires_boot)),
+            renew_boot: AtomicU64::new(millis(expires_boot.saturating_sub(ttl / RENEW_SHARE))),
             renewing: AtomicBool::new(false),
             state: AtomicU8::new(Life::Alive as u8),
         }
@@ -92,17 +93,32 @@ impl Lease {
     }
 
     pub(crate) fn within_ttl(&self, now: Now) -> bool {
-        now.wall < self.expires_at && now.boot < self.expires_boot
+        now.wall.millis() < self.expires_at.load(Ordering::SeqCst) && now.boot < self.expires_boot()
     }
 
     /// Whether the time of an open response under this lease is over too.
     pub(crate) fn past_grace(&self, now: Now) -> bool {
-        now.boot >= self.expires_boot.saturating_add(EXPIRED_GRACE)
+        now.boot >= self.expires_boot().saturating_add(EXPIRED_GRACE)
+    }
+
+    fn expires_boot(&self) -> Duration {
+        Duration::from_millis(self.expires_boot.load(Ordering::SeqCst))
+    }
+
+    /// Takes over how long the same lease lives by the broker's newer word. What has ended stays so.
+    pub(crate) fn prolong(&self, newer: &Self) {
+        for (own, newer) in [(&self.expires_boot, &newer.expires_boot), (&self.renew_boot, &newer.renew_boot)]
+        {
+            own.store(newer.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+        self.expires_at.store(newer.expires_at.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.renewing.store(false, Ordering::SeqCst);
     }
 
     /// Whether it is time to renew, told to one caller only.
     pub(crate) fn take_renewal(&self, now: Now) -> bool {
-        now.boot >= self.renew_boot && !self.renewing.swap(true, Ordering::Relaxed)
+        millis(now.boot) >= self.renew_boot.load(Ordering::SeqCst)
+            && !self.renewing.swap(true, Ordering::Relaxed)
     }
 
     /// Ends it. The first end stays, except that a cut overrides an expiry.
@@ -120,6 +136,10 @@ impl Lease {
             .find(|life| *life as u8 == state)
             .unwrap_or(Life::Lost)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Life {
@@ -229,6 +249,18 @@ mod tests {
         lease.end(Life::Expired);
         lease.end(Life::Lost);
         assert_eq!(lease.life(), Life::Revoked);
+    }
+
+    #[test]
+    fn the_same_lease_lives_longer_by_the_brokers_word_and_a_dead_one_does_not() {
+        let held = lease(100, at(0, 0));
+        assert!(held.take_renewal(at(80_000, 80_000)));
+        held.prolong(&lease(200, at(0, 0)));
+        assert_eq!(refused(&held, at(150_000, 150_000)), None);
+        assert!(!held.take_renewal(at(100_000, 100_000)) && held.take_renewal(at(160_000, 160_000)));
+        held.end(Life::Revoked);
+        held.prolong(&lease(400, at(0, 0)));
+        assert_eq!(refused(&held, at(1, 1)), Some(RefusalKind::LeaseRevoked));
     }
 
     #[test]

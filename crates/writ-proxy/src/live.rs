@@ -74,14 +74,15 @@ impl Live {
         if silent || self.lost.load(Ordering::SeqCst) { Err(lost()) } else { Ok(()) }
     }
 
-    /// Takes a fresh lease in, unless it ended on its way here.
+    /// Takes a fresh lease in, unless it ended on its way here. One that is held already, and that the broker renewed, lives on as
+    /// the one that is held.
     pub(crate) fn install(
         &self,
         epoch: u64,
         session: &Arc<Session>,
         route: &Arc<Route>,
-        lease: &Arc<Lease>,
-    ) -> Result<(), Refusal> {
+        lease: Arc<Lease>,
+    ) -> Result<Arc<Lease>, Refusal> {
         let mut held = self.held();
         if let Some((_, life)) = held.ended.iter().find(|(id, _)| *id == lease.id) {
             lease.end(*life);
@@ -92,13 +93,21 @@ impl Live {
         if session.is_over() {
             lease.end(Life::SessionEnded);
         }
+        if let Some(known) = held.leases.get(&lease.id)
+            && known.lease.life() == Life::Alive
+            && lease.life() == Life::Alive
+        {
+            known.lease.prolong(&lease);
+            route.slot.store(Some(known.lease.clone()));
+            return Ok(known.lease.clone());
+        }
         let holding =
             Holding { lease: lease.clone(), route: Arc::downgrade(route), session: Arc::downgrade(session) };
         if lease.life() == Life::Alive {
             held.leases.insert(lease.id, holding);
             route.slot.store(Some(lease.clone()));
         }
-        Ok(())
+        Ok(lease)
     }
 
     fn end_lease(&self, id: LeaseId, life: Life) {

@@ -27,7 +27,7 @@ use writ_sys::{
     signals::{SIGCONT, SIGKILL},
 };
 
-use crate::{ProcessPlan, Running, Step, StepFault, Terminal};
+use crate::{Delivered, ProcessPlan, Running, Step, StepFault, Terminal};
 
 /// What happened to the agent's first process, as its parent saw it: init's word in a confined run, our own `waitpid` in others.
 /// A signal that arrives from inside is never an event: the agent could send it.
@@ -98,6 +98,17 @@ impl Agent {
         match self {
             Self::Confined(running) => running.kill(),
             Self::Plain(plain) => plain.kill(),
+        }
+    }
+
+    /// Replaces files that were delivered with a confined agent's view.
+    ///
+    /// # Errors
+    /// Those of [`Running::deliver`]; `Unsupported` where the agent sees the host's files.
+    pub fn deliver(&mut self, files: &[Delivered]) -> io::Result<()> {
+        match self {
+            Self::Confined(running) => running.deliver(files),
+            Self::Plain(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -19,7 +19,7 @@ use std::{
 use writ_core::Door;
 
 use crate::{
-    Captured, Event, NetworkPlan, Plan, ProcessPlan, RawPath, Step, StepFault, Terminal, View,
+    Captured, Delivered, Event, NetworkPlan, Plan, ProcessPlan, RawPath, Step, StepFault, Terminal, View,
     stage::{
         Stage, cgroup,
         channel::{Channel, InitOrder, Order, Reply, Report},
@@ -222,6 +222,20 @@ impl Running {
             Some((Reply::Dialler, sockets)) => {
                 sockets.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
+            Some((Reply::Refused { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(_) => Err(io::ErrorKind::InvalidData.into()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Replaces files that were delivered with the view, each whole, at the same path.
+    ///
+    /// # Errors
+    /// Those of the file system inside; `NotFound` where nothing was delivered; `BrokenPipe` or another when the run is over.
+    pub fn deliver(&self, files: &[Delivered]) -> io::Result<()> {
+        self.stage.channel.send(&Order::Deliver { files: files.to_vec() }, &[])?;
+        match self.stage.channel.receive::<Reply>()? {
+            Some((Reply::Delivered, _)) => Ok(()),
             Some((Reply::Refused { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
             Some(_) => Err(io::ErrorKind::InvalidData.into()),
             None => Err(io::ErrorKind::BrokenPipe.into()),

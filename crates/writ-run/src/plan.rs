@@ -6,7 +6,8 @@
 //!   Facts (this machine, this directory)    ┘
 //! ```
 //!
-//! A plan holds no secret. The agent cannot read it, but nothing depends on that.
+//! A plan holds no secret but what the program is given anyway: the values of its variables, and files that are delivered to it.
+//! The agent cannot read it, but nothing depends on that.
 
 use serde::{Deserialize, Serialize};
 use writ_core::Placeholder;
@@ -48,10 +49,29 @@ pub struct Wishes {
     pub home: Vec<HomeFile>,
     /// Placeholders for the copies of credential files.
     pub replacements: Vec<Replacement>,
+    /// Files in the memory of the run, in [`DELIVERED`], which the launcher may replace while it goes on.
+    pub delivered: Vec<Delivered>,
     /// Read-only inside although they lie in the work tree: the project's own `writ.toml`.
     pub read_only: Vec<RawPath>,
     /// Where home layers are kept, one directory each; `None` for one in memory that goes with the run.
     pub layers: Option<RawPath>,
+}
+
+/// Where a confined program finds what is [`Delivered`] to it: a directory of its own in memory, read-only inside.
+pub const DELIVERED: &str = "/run/writ";
+
+/// A file for the program alone, such as one with a password: mode 0600, in memory, gone with the run.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// One component.
+    pub name: String,
+    pub content: Bytes,
+}
+
+impl std::fmt::Debug for Delivered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Delivered({})", self.name)
+    }
 }
 
 /// A file of the `/etc` overlay; it is owned by root inside as outside where the system allows, and is read-only.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
-    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Minted, Permit, Receipt,
-    Refusal, RefusalKind, Tools, fault_point,
+    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Login, Minted, Permit,
+    Receipt, RecipientKey, Refusal, RefusalKind, Tools, fault_point,
 };
 
 use super::{
@@ -42,17 +42,36 @@ pub(crate) async fn issue(
     permit: &Permit,
     credential: Option<&ResolvedCredential>,
 ) -> Result<Granted, Refusal> {
+    let made = issue_to(broker, open, session, permit, credential, session.recipient()).await?;
+    Ok(made.granted)
+}
+
+/// The same, sealed to a key of whoever is to have it.
+pub(super) async fn issue_to(
+    broker: &Broker,
+    open: &Unlocked,
+    session: &Session,
+    permit: &Permit,
+    credential: Option<&ResolvedCredential>,
+    recipient: &RecipientKey,
+) -> Result<Made, Refusal> {
     if let Some(credential) = credential {
         broker.quarantines.check(&permit.principal().role, &credential.name)?;
     }
     for _ in 1..ATTEMPTS {
-        match attempt(broker, open, session, permit, credential).await {
+        match attempt(broker, open, session, permit, credential, recipient).await {
             // Only a replaced credential ends a flight so.
             Err(refusal) if refusal.kind == RefusalKind::LeaseExpired => {}
             answer => return answer,
         }
     }
-    attempt(broker, open, session, permit, credential).await
+    attempt(broker, open, session, permit, credential, recipient).await
+}
+
+/// A lease, and whose account its secret opens.
+pub(super) struct Made {
+    pub granted: Granted,
+    pub login: Option<Login>,
 }
 
 async fn attempt(
@@ -61,7 +80,8 @@ async fn attempt(
     session: &Session,
     permit: &Permit,
     credential: Option<&ResolvedCredential>,
-) -> Result<Granted, Refusal> {
+    recipient: &RecipientKey,
+) -> Result<Made, Refusal> {
     let maker = Maker::of(broker, credential)?;
     let quota = broker.rules.in_force()?.role(&permit.principal().role)?.quota;
     let tools = BrokerTools { broker, open };
@@ -103,11 +123,11 @@ async fn attempt(
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
     fault_point!("issue.activated");
     let place = Place::Lease { session: session.id(), lease };
-    let sealed = minted.map(|made| seal::seal(&made.secret, session.recipient(), &place));
+    let sealed = minted.as_ref().map(|made| seal::seal(&made.secret, recipient, &place));
     let sealed = sealed.transpose().map_err(fault::seal)?;
     flight.land(deadline, broker.clock.as_ref()).map_err(overtaken)?;
     fault_point!("issue.landed");
-    Ok(Granted {
+    let granted = Granted {
         lease,
         credential: permit.asked().credential.clone(),
         credential_type: maker.name().to_owned(),
@@ -115,7 +135,8 @@ async fn attempt(
         issued_at,
         expires_at: permit.expires_at(),
         sealed,
-    })
+    };
+    Ok(Made { granted, login: minted.and_then(|made| made.login) })
 }
 
 /// Where what a lease hands out comes from.
@@ -241,7 +262,7 @@ fn barred(permit: &Permit, barred: Barred) -> Refusal {
     }
 }
 
-fn revoked() -> Refusal {
+pub(super) fn revoked() -> Refusal {
     Refusal::new(
         RefusalKind::LeaseRevoked,
         "an operator revoked this session's lease on the target",

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   issue   plan ─► OpenLease durable ─► mint ─► ActivateLease durable ─► seal ─► land      (issue.rs)
+//!   reveal  the same, sealed to the launcher, for a program to hold                           (reveal.rs)
 //!   end     mark ─► RevokeLease durable ─► tell the holders                                (end.rs)
 //!   settle  engine.revoke, verified ─► EndLease durable                                    (settle.rs)
 //! ```
@@ -14,6 +15,7 @@ mod end;
 mod issue;
 pub(crate) mod quarantine;
 mod renew;
+mod reveal;
 mod settle;
 mod table;
 mod tools;
@@ -21,6 +23,7 @@ mod tools;
 pub(crate) use end::{cancel, end, end_known, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
 pub(crate) use renew::renew;
+pub(crate) use reveal::{held, reveal};
 pub(crate) use settle::settle;
 pub(crate) use table::{Table, Which};
 pub(crate) use tools::BrokerTools;

@@ -1,7 +1,8 @@
 //! Which sockets may be a session's doors, by the kernel's word for each.
 //!
 //! ```text
-//!   below confined   one proxy door: a TCP listener on loopback, and a password, since others of the machine reach it as well
+//!   below confined   one proxy door: a TCP listener on loopback, and a password, since others of the machine reach it as well;
+//!                    and one for each server whose login the program holds: whoever finds that still needs a login
 //!   confined         every socket in one network namespace that is not ours and no other session's, and no password: nobody
 //!                    else is there, so the door is the identity
 //! ```
@@ -15,7 +16,7 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
-use writ_core::{CAPTURED_PORTS, DOORS_MAX, Door, Level, NamedAddress, Refusal, RefusalKind};
+use writ_core::{Authority, CAPTURED_PORTS, DOORS_MAX, Door, Level, NamedAddress, Refusal, RefusalKind};
 
 /// The doors that a session has, and may have.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Doors {
     count: usize,
     pub(super) named: Vec<NamedAddress>,
     pub(super) local: Vec<u16>,
+    /// Servers for which the program holds a login: below `confined` it reaches them through doors on loopback.
+    pub(super) login: Vec<Authority>,
 }
 
 /// SHA-256, hexadecimal.
@@ -60,9 +63,6 @@ impl Doors {
     /// # Errors
     /// [`RefusalKind::Invalid`] with what is wrong: the session cannot go on.
     pub(crate) fn extend(&mut self, doors: &[(Door, OwnedFd)]) -> Result<(), Refusal> {
-        let Some(network) = self.network else {
-            return Err(invalid("only a confined session may add doors"));
-        };
         self.count = self.count.saturating_add(doors.len());
         if self.count > DOORS_MAX {
             return Err(invalid("a session has too many doors"));
@@ -71,7 +71,7 @@ impl Doors {
             if !self.allows(door, address(socket.as_fd())) || !listens(socket.as_fd()) {
                 return Err(invalid("a door is not one that this session may add"));
             }
-            if cookie(socket)? != network {
+            if self.network.is_some_and(|network| cookie(socket).ok() != Some(network)) {
                 return Err(invalid("a door is in another network namespace than the session's"));
             }
         }
@@ -86,7 +86,15 @@ impl Doors {
     fn allows(&self, door: &Door, at: Option<SocketAddr>) -> bool {
         let Some(at) = at else { return false };
         match door {
-            Door::Local { port } => self.local.contains(port) && at.ip().is_loopback() && at.port() == *port,
+            Door::Named { authority } if self.network.is_none() => {
+                self.login.contains(authority) && at.ip().is_loopback()
+            }
+            Door::Local { port } => {
+                self.network.is_some()
+                    && self.local.contains(port)
+                    && at.ip().is_loopback()
+                    && at.port() == *port
+            }
             Door::Named { authority } => {
                 let one = self.named.iter().find(|one| one.authority == *authority);
                 one.is_some_and(|one| one.addresses.contains(&at.ip()) && at.port() == authority.port())

@@ -25,7 +25,9 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use writ_api::run::FromBroker;
-use writ_core::{Clock, Context, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName};
+use writ_core::{
+    Clock, Context, Granted, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName,
+};
 
 pub(crate) use doors::Doors;
 pub(crate) use end::{End, end, finish_ending};
@@ -61,6 +63,8 @@ pub(crate) struct Session {
     facts: Arc<Facts>,
     /// Where the data plane was told that each target is. What has changed since needs a new session.
     routes: HashMap<TargetName, RoutePlan>,
+    /// What its program holds: leases without their secrets.
+    revealed: Mutex<HashMap<TargetName, Granted>>,
     lines: mpsc::Sender<FromBroker>,
     over: watch::Sender<Option<String>>,
 }
@@ -159,6 +163,16 @@ impl Session {
 
     pub(crate) fn recipient(&self) -> &RecipientKey {
         &self.recipient
+    }
+
+    /// Notes what its program was given.
+    pub(crate) fn reveals(&self, target: TargetName, granted: Granted) {
+        self.revealed.lock().unwrap_or_else(PoisonError::into_inner).insert(target, granted);
+    }
+
+    /// What its program was given for a target.
+    pub(crate) fn revealed(&self, target: &TargetName) -> Option<Granted> {
+        self.revealed.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned()
     }
 
     /// The circumstances of a question that this session asks now.

@@ -17,7 +17,7 @@ use super::{
     prepare::{Prepared, prepare, user_name},
     resume,
 };
-use crate::{broker::Broker, door::Unlocked, fault, records, store::Change};
+use crate::{broker::Broker, door::Unlocked, fault, leases, records, store::Change};
 
 /// The longest that the data plane may take to serve a listener.
 const SERVE_MAX: Duration = Duration::from_secs(10);
@@ -45,6 +45,7 @@ pub(crate) async fn open(
         })
         .await
         .map_err(|full| fault::log(&full))?;
+    let wanted = prepared.as_ref().ok().map(|prepared| (prepared.rules.clone(), prepared.targets.clone()));
     let opened = match prepared {
         Ok(prepared) => establish(broker, door, ask, prepared, facts, doors).await,
         Err(refusal) => Err(refusal),
@@ -53,7 +54,12 @@ pub(crate) async fn open(
         Ok(_) => entry.close(&Outcome::ok()),
         Err(refusal) => entry.close(&records::refused(refusal.kind)),
     }
-    opened
+    let (mut opened, mut attached) = opened?;
+    if let (Some((rules, targets)), Some(recipient)) = (wanted, &ask.recipient) {
+        opened.revealed = leases::reveal(broker, door, &rules, &targets, opened.session, recipient).await;
+        attached.doors.login = opened.revealed.iter().map(|one| one.authority.clone()).collect();
+    }
+    Ok((opened, attached))
 }
 
 /// Makes it durable, has it served, and hands it over.
@@ -101,6 +107,7 @@ async fn establish(
         network,
         facts,
         routes: routes.into_iter().map(|route| (route.target.clone(), route)).collect(),
+        revealed: std::sync::Mutex::default(),
         lines,
         over,
     };

@@ -120,8 +120,8 @@ fn describe(row: &LeaseRow, now: Timestamp) -> String {
 
 fn held(row: &LeaseRow) -> String {
     match &row.credential {
-        Some(credential) if row.revealed && row.version == 0 => format!("{credential} (revealed)"),
-        Some(credential) if row.revealed => format!("{credential} v{} (revealed)", row.version),
+        Some(credential) if row.revealed && row.version == 0 => format!("{credential}, revealed"),
+        Some(credential) if row.revealed => format!("{credential} v{}, revealed", row.version),
         Some(credential) => format!("{credential} v{}", row.version),
         None => "none".to_owned(),
     }

@@ -6,6 +6,7 @@ use writ_run::{Agent, Plain, ProcessPlan};
 use super::{
     PasswordDoor, Request, Session,
     bundle::{self, Bundle},
+    deliver::Place,
     environment::{self, Way},
     launch::{Failed, Keep, Launch, Rung, Started},
 };
@@ -14,26 +15,30 @@ struct Ready {
     session: Session,
     bundle: Bundle,
     process: ProcessPlan,
+    logins: Place,
 }
 
 /// A session behind a password, and what the program is told of it.
 pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let door = PasswordDoor::anywhere()?;
-    let session =
-        Request::for_program(launch.program, launch.args).behind(launch.paths, Level::Advisory, &door)?;
+    let request = Request::for_program(launch.program, launch.args)?;
+    let mut session = request.behind(launch.paths, Level::Advisory, &door)?;
     let bundle = bundle::write(launch.paths, &session.opened)?;
-    let way = Way { proxy_url: &door.url(), bundle: &bundle.combined, own: &bundle.own, confined: false };
+    let logins = Place::on_host(launch.paths, &mut session)?;
+    let delivery = logins.deliver(&session.opened, session.held.recipient())?;
+    let (combined, own) = (&bundle.combined, &bundle.own);
+    let way = Way { proxy_url: &door.url(), bundle: combined, own, confined: false, logins: &delivery };
     let environment = environment::plan(std::env::vars_os(), &session.opened, &way);
     let process = launch.program.plan(environment, launch.terminal);
-    Ok(Box::new(Ready { session, bundle, process }))
+    Ok(Box::new(Ready { session, bundle, process, logins }))
 }
 
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
-        let Self { session, bundle, process } = *self;
+        let Self { session, bundle, process, logins } = *self;
         let agent = Plain::start(Plain::command(&process), launch.terminal, &launch.signals)?;
         let (agent, keep) = (Agent::Plain(agent), Keep::Bundle(bundle));
-        Ok(Started { level: Level::Advisory, agent, session, keep })
+        Ok(Started { level: Level::Advisory, agent, session, keep, logins })
     }
 
     fn session(&self) -> &Session {

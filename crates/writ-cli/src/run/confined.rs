@@ -20,8 +20,10 @@ use writ_run::{
 
 use super::{
     Request, Session, agents,
+    deliver::Place,
     environment::{self, Way},
     launch::{self, Failed, Keep, Launch, Rung, Started},
+    logins::Delivery,
 };
 use crate::fault::Fault;
 
@@ -36,20 +38,23 @@ struct Ready {
     session: Session,
     plan: Plan,
     notes: Vec<String>,
+    logins: Place,
 }
 
 /// Takes every step but the last, or says which one failed.
 pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let network = NetworkPlan { captured: CAPTURED_PORTS.to_vec(), proxy_port: 0 };
     let (mut prepared, doors, captured) = Prepared::new(&network)?;
-    let mut session = Request::for_program(launch.program, launch.args).within(launch.paths, doors)?;
+    let mut session = Request::for_program(launch.program, launch.args)?.within(launch.paths, doors)?;
     let late = prepared.bind(&late(&session.opened))?;
     session.add(late)?;
-    let process = process(launch, &session.opened, captured)?;
-    let wishes = wishes(launch, &session.opened, &process)?;
+    let logins = Place::inside();
+    let delivery = logins.deliver(&session.opened, session.held.recipient())?;
+    let process = process(launch, &session.opened, captured, &delivery)?;
+    let wishes = Wishes { delivered: delivery.files, ..wishes(launch, &session.opened, &process)? };
     let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
     let plan = Plan { view: planned.view, process };
-    Ok(Box::new(Ready { prepared, session, plan, notes: planned.notes }))
+    Ok(Box::new(Ready { prepared, session, plan, notes: planned.notes, logins }))
 }
 
 impl Rung for Ready {
@@ -59,7 +64,7 @@ impl Rung for Ready {
             launch.output.say(note);
         }
         let (agent, keep) = (Agent::Confined(running), Keep::Nothing);
-        Ok(Started { level: Level::Confined, agent, session: self.session, keep })
+        Ok(Started { level: Level::Confined, agent, session: self.session, keep, logins: self.logins })
     }
 
     fn session(&self) -> &Session {
@@ -120,6 +125,7 @@ fn wishes(launch: &Launch<'_>, opened: &Opened, process: &ProcessPlan) -> Result
         etc: agents::etc(process).chain([own]).collect(),
         home: agents::home(process),
         replacements: replacements(opened),
+        delivered: Vec::new(),
         read_only: launch.repository_files(),
         layers: (!launch.args.fresh).then(|| layers.into()),
     })
@@ -137,13 +143,19 @@ fn replacements(opened: &Opened) -> Vec<Replacement> {
     opened.variables.iter().filter_map(of).collect()
 }
 
-fn process(launch: &Launch<'_>, opened: &Opened, captured: Captured) -> Result<ProcessPlan, Fault> {
+fn process(
+    launch: &Launch<'_>,
+    opened: &Opened,
+    captured: Captured,
+    logins: &Delivery,
+) -> Result<ProcessPlan, Fault> {
     let own = Path::new("/etc").join(OWN_CERTIFICATE);
     let way = Way {
         proxy_url: &format!("http://127.0.0.1:{}", captured.proxy_port),
         bundle: super::system_bundle().map_or(Path::new(BUNDLE), Path::new),
         own: &own,
         confined: true,
+        logins,
     };
     let environment = environment::plan(std::env::vars_os(), opened, &way);
     let directory = launch.directory()?.into();

@@ -13,6 +13,8 @@ use std::{
 use writ_api::run::Opened;
 use writ_core::{agent_variables, looks_like_key};
 
+use super::logins::{self, Delivery};
+
 /// Point at the bundle of the system's certificates and the session's.
 const BUNDLE_VARIABLES: &[&str] = &[
     "SSL_CERT_FILE",
@@ -71,7 +73,7 @@ const NOT_INSIDE: &[&str] = &[
 ];
 
 /// How the program reaches the proxy, and which files hold what it trusts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Way<'a> {
     pub proxy_url: &'a str,
     /// The system's certificates and the session's.
@@ -80,6 +82,8 @@ pub struct Way<'a> {
     pub own: &'a Path,
     /// Everything is captured: nothing has to be told.
     pub confined: bool,
+    /// Logins that the program is to hold.
+    pub logins: &'a Delivery,
 }
 
 /// The whole environment of the program.
@@ -106,8 +110,16 @@ pub fn plan(
     for variable in &opened.variables {
         add(&[variable.name.as_str()], OsStr::new(variable.placeholder.as_str()));
     }
-    let absent: Vec<&str> =
-        if way.confined { [NOT_INSIDE, PROXY_VARIABLES, NO_PROXY_VARIABLES].concat() } else { Vec::new() };
+    for (name, value) in &way.logins.variables {
+        add(&[name.as_str()], OsStr::new(value.as_str()));
+    }
+    let mut absent = logins::CREDENTIALS.to_vec();
+    if !way.logins.variables.is_empty() {
+        absent.extend(logins::PROGRAMS_OWN);
+    }
+    if way.confined {
+        absent.extend([NOT_INSIDE, PROXY_VARIABLES, NO_PROXY_VARIABLES].concat());
+    }
     let dropped = |name: &OsStr| {
         opened.withhold.iter().any(|withheld| name == withheld.as_str())
             || absent.iter().any(|absent| name == *absent)
@@ -166,6 +178,9 @@ mod tests {
             ("EDITOR", "vi"),
             ("MY_OTHER_KEY", "sk-ant-api03-real0123456789"),
             ("SSH_AUTH_SOCK", "/run/agent"),
+            ("PGPASSWORD", "real"),
+            ("PGPASSFILE", "/home/ada/.pgpass-real"),
+            ("PGSSLMODE", "disable"),
         ];
         let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         for confined in [false, true] {
@@ -174,6 +189,7 @@ mod tests {
                 bundle: Path::new("/run/ca.pem"),
                 own: Path::new("/run/own.pem"),
                 confined,
+                logins: &Delivery::default(),
             };
             let planned = plan(inherited.clone().into_iter(), &opened, &way);
             let value = |name: &str| {
@@ -195,6 +211,12 @@ mod tests {
             assert_eq!(value("MY_OTHER_KEY"), None);
             assert_eq!(value("SSL_CERT_FILE"), Some("/run/ca.pem"));
             assert!(!planned.iter().any(|(_, value)| value.to_string_lossy().contains("real")));
+            assert_eq!(value("PGSSLMODE"), Some("disable"), "a choice of the caller's, and no credential");
+            let own = vec![("PGPASSWORD".to_owned(), "of this run".to_owned().into())];
+            let logins = Delivery { variables: own, ..Delivery::default() };
+            let planned = plan(inherited.clone().into_iter(), &opened, &Way { logins: &logins, ..way });
+            assert_eq!(lookup(&planned, "PGPASSWORD").unwrap(), "of this run");
+            assert_eq!(lookup(&planned, "PGSSLMODE"), None, "it would weaken the program's own login");
         }
     }
 }

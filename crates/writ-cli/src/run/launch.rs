@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use writ_api::run::Opened;
-use writ_core::Level;
+use writ_api::run::{Opened, Revealed};
+use writ_core::{Level, Reveal};
 use writ_run::{Agent, Job, ProcessPlan, RawPath, Step, StepFault, Terminal, TerminalFacts};
 use writ_sys::SignalQueue;
 
-use super::{Program, Session, advisory, supervise};
+use super::{Program, Session, advisory, deliver::Place, logins, supervise};
 use crate::{
-    args, env_vars,
+    args,
+    commands::when,
+    env_vars,
     fault::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Fault},
     output::Output,
     paths::Paths,
@@ -39,6 +41,7 @@ pub struct Started {
     pub agent: Agent,
     pub session: Session,
     pub keep: Keep,
+    pub logins: Place,
 }
 
 /// A level at which everything is made but the program itself. Dropped, its session ends.
@@ -193,6 +196,9 @@ impl<'a> Launch<'a> {
         for line in reachable(started.level) {
             self.output.say(line);
         }
+        for revealed in &opened.revealed {
+            self.output.say(&reveals(revealed));
+        }
         self.withheld(opened);
     }
 
@@ -200,6 +206,11 @@ impl<'a> Launch<'a> {
         for name in &opened.withhold {
             self.output
                 .say(&format!("{name} is withheld: writ has no credential for it (writ init takes it over)"));
+        }
+        for name in logins::CREDENTIALS.iter().filter(|name| std::env::var_os(name).is_some()) {
+            self.output.say(&format!(
+                "{name} is withheld: a target with `reveal` gives the program a login of its own"
+            ));
         }
         for (name, _) in std::env::vars().filter(|(_, value)| writ_core::looks_like_key(value)) {
             let replaced = opened.variables.iter().any(|variable| variable.name == name);
@@ -268,6 +279,21 @@ fn reachable(level: Level) -> &'static [&'static str] {
             "and reach hosts around the proxy. Its environment holds placeholders only.",
         ],
     }
+}
+
+/// What the program holds, and until when.
+fn reveals(revealed: &Revealed) -> String {
+    let Revealed { target, authority, login, expires_at, reveal, .. } = revealed;
+    let place = match reveal {
+        Reveal::Environment => "in its environment",
+        Reveal::Passfile => "in a password file",
+        Reveal::ServiceFile => "in a service file",
+    };
+    format!(
+        "{target} is revealed: the program holds the login {} at {authority}, {place}, until {} and renewed while it runs",
+        login.user,
+        when(*expires_at)
+    )
 }
 
 pub fn name(level: Level) -> &'static str {

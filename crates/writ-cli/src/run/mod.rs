@@ -18,8 +18,10 @@ mod bundle;
 mod comeback;
 #[cfg(target_os = "linux")]
 mod confined;
+mod deliver;
 mod environment;
 mod launch;
+mod logins;
 mod program;
 #[cfg(target_os = "linux")]
 mod restricted;
@@ -35,6 +37,7 @@ use writ_run::{Publish, Published, publish::Relays};
 
 use crate::{args, fault::Fault, output::Output, paths::Paths};
 pub use bundle::system_bundle;
+pub use deliver::DIRECTORY_PREFIX;
 use launch::{Launch, Started};
 use program::Program;
 pub use session::{PasswordDoor, Request, Session};
@@ -51,13 +54,15 @@ pub fn run(paths: &Paths, output: Output, args: &args::Run) -> Result<ExitCode, 
 
 fn supervise(launch: Launch<'_>, started: Started) -> Result<ExitStatus, Fault> {
     let published = published(&launch, &started)?;
-    let Started { agent, session, keep, .. } = started;
+    let Started { agent, session, keep, logins, .. } = started;
     let Launch { terminal, job, signals, output, paths, .. } = launch;
     let Session { stream, held, .. } = session;
     let held = Some(held);
-    let supervisor = Supervisor { agent, terminal, job, signals, stream, held, paths, published, output };
+    let supervisor =
+        Supervisor { agent, terminal, job, signals, stream, held, paths, published, output, logins: &logins };
     let status = supervisor.run();
     keep.remove();
+    logins.remove();
     status
 }
 

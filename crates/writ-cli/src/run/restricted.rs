@@ -11,6 +11,7 @@ use writ_run::{
 use super::{
     PasswordDoor, Request, Session, agents,
     bundle::{self, Bundle},
+    deliver::Place,
     environment::{self, Way},
     launch::{self, Failed, Keep, Launch, Rung, Started},
 };
@@ -39,15 +40,19 @@ struct Ready {
     private: PathBuf,
     process: ProcessPlan,
     plan: RestrictedPlan,
+    logins: Place,
 }
 
 /// A session behind a password, a directory for the fresh home, and the plan of the rest.
 pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let door = PasswordDoor::anywhere()?;
-    let session =
-        Request::for_program(launch.program, launch.args).behind(launch.paths, Level::Restricted, &door)?;
+    let request = Request::for_program(launch.program, launch.args)?;
+    let mut session = request.behind(launch.paths, Level::Restricted, &door)?;
     let bundle = bundle::write(launch.paths, &session.opened)?;
-    let way = Way { proxy_url: &door.url(), bundle: &bundle.combined, own: &bundle.own, confined: false };
+    let logins = Place::on_host(launch.paths, &mut session)?;
+    let delivery = logins.deliver(&session.opened, session.held.recipient())?;
+    let (combined, own) = (&bundle.combined, &bundle.own);
+    let way = Way { proxy_url: &door.url(), bundle: combined, own, confined: false, logins: &delivery };
     let environment = environment::plan(std::env::vars_os(), &session.opened, &way);
     let directory = launch.directory()?.into();
     let process = ProcessPlan { directory, ..launch.program.plan(environment, launch.terminal) };
@@ -59,8 +64,8 @@ pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
         // Nothing will be started that would show it.
         restricted::probe(&private)?;
     }
-    let plan = plan(launch, &session, &process, &door, &bundle, &private)?;
-    Ok(Box::new(Ready { session, bundle, private, process, plan }))
+    let plan = plan(launch, &session, &process, &door, &bundle, &private, &logins)?;
+    Ok(Box::new(Ready { session, bundle, private, process, plan, logins }))
 }
 
 fn plan(
@@ -70,6 +75,7 @@ fn plan(
     door: &PasswordDoor,
     bundle: &Bundle,
     private: &Path,
+    logins: &Place,
 ) -> Result<RestrictedPlan, Fault> {
     let wishes = Wishes {
         directory: process.directory.clone(),
@@ -79,8 +85,10 @@ fn plan(
         home: agents::home(process),
         ..Wishes::default()
     };
-    let own = vec![bundle.combined.as_path().into(), bundle.own.as_path().into()];
-    let asked = Asked { private: private.into(), reachable: vec![door.address], own, writable: Vec::new() };
+    let own = [Some(bundle.combined.as_path()), Some(bundle.own.as_path()), logins.directory()];
+    let own = own.into_iter().flatten().map(Into::into).collect();
+    let reachable = [door.address].into_iter().chain(logins.doors()).collect();
+    let asked = Asked { private: private.into(), reachable, own, writable: Vec::new() };
     let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
     let search = std::env::var_os(env_vars::PATH).unwrap_or_default();
     let facts = Facts::gather(&process.directory, &home, &search).with_caches(&wishes.caches);
@@ -90,11 +98,11 @@ fn plan(
 
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
-        let Self { session, bundle, private, process, plan } = *self;
+        let Self { session, bundle, private, process, plan, logins } = *self;
         let (plain, supervisor) = Plain::adopt(launch.terminal, || restricted::start(&process, &plan))?;
         plan.notes.iter().for_each(|note| launch.output.say(note));
         let keep = Keep::Restricted(Restricted { bundle, private, supervisor });
-        Ok(Started { level: Level::Restricted, agent: Agent::Plain(plain), session, keep })
+        Ok(Started { level: Level::Restricted, agent: Agent::Plain(plain), session, keep, logins })
     }
 
     fn session(&self) -> &Session {
@@ -106,7 +114,7 @@ impl Rung for Ready {
     }
 
     fn reaches(&self) -> Vec<String> {
-        let proxy = self.plan.reachable.iter().map(|address| format!("the proxy at {address}"));
+        let proxy = self.plan.reachable.iter().map(|address| format!("writ at {address}"));
         proxy.chain(["servers of its own".to_owned()]).collect()
     }
 

@@ -15,8 +15,9 @@ use rustix::net::getsockname;
 use writ_api::{
     VERSION, frame,
     run::{FromBroker, FromLauncher, Open, Opened},
+    seal::Recipient,
 };
-use writ_core::{Door, Level, RoleName, SessionId, Timestamp, Ttl};
+use writ_core::{Authority, Door, Level, RoleName, SessionId, Timestamp, Ttl};
 
 use super::program::Program;
 use crate::{args, client, fault::Fault, paths::Paths};
@@ -25,6 +26,7 @@ use crate::{args, client, fault::Fault, paths::Paths};
 #[derive(Clone, Debug)]
 pub struct Request {
     open: Open,
+    recipient: Option<Arc<Recipient>>,
 }
 
 /// An open session. Dropping it ends it.
@@ -44,6 +46,8 @@ pub struct Held {
     first: Doors,
     /// Those that were added.
     late: Doors,
+    /// Logins for the program are sealed to it.
+    recipient: Option<Arc<Recipient>>,
 }
 
 /// They outlive the daemon that serves them.
@@ -58,8 +62,16 @@ pub struct PasswordDoor {
 }
 
 impl Request {
-    pub fn for_program(program: &Program, args: &args::Run) -> Self {
-        Self::new(program, args.role.clone(), args.ttl, false)
+    /// A program that is only shown gets no login: none is made.
+    pub fn for_program(program: &Program, args: &args::Run) -> Result<Self, Fault> {
+        let mut request = Self::new(program, args.role.clone(), args.ttl, false);
+        if !args.dry_run {
+            let recipient =
+                Recipient::generate().map_err(|fault| Fault::new(fault.to_string(), "try again"))?;
+            request.open.recipient = Some(recipient.key().clone());
+            request.recipient = Some(Arc::new(recipient));
+        }
+        Ok(request)
     }
 
     pub fn by_hand(role: Option<RoleName>, ttl: Option<Ttl>) -> Result<Self, Fault> {
@@ -82,7 +94,7 @@ impl Request {
             recipient: None,
             by_hand,
         };
-        Self { open }
+        Self { open, recipient: None }
     }
 
     /// Opens a session behind a password.
@@ -96,7 +108,7 @@ impl Request {
         };
         let listener = door.listener.try_clone();
         let listener = listener.map_err(|error| Fault::new(error.to_string(), "close some files"))?;
-        Session::open(paths, open, vec![(Door::Proxy, Arc::new(listener.into()))])
+        Session::open(paths, open, vec![(Door::Proxy, Arc::new(listener.into()))], self.recipient.clone())
     }
 
     /// Opens a session on doors that nobody else can reach.
@@ -104,16 +116,26 @@ impl Request {
     pub fn within(&self, paths: &Paths, doors: Vec<(Door, OwnedFd)>) -> Result<Session, Fault> {
         let names = doors.iter().map(|(door, _)| door.clone()).collect();
         let open = Open { level: Level::Confined, doors: names, ..self.open.clone() };
-        Session::open(paths, open, shared(doors))
+        Session::open(paths, open, shared(doors), self.recipient.clone())
     }
 }
 
 impl Session {
-    fn open(paths: &Paths, open: Open, doors: Doors) -> Result<Self, Fault> {
-        Self::open_on(client::connect(paths, &paths.run_socket())?, open, doors)
+    fn open(
+        paths: &Paths,
+        open: Open,
+        doors: Doors,
+        recipient: Option<Arc<Recipient>>,
+    ) -> Result<Self, Fault> {
+        Self::open_on(client::connect(paths, &paths.run_socket())?, open, doors, recipient)
     }
 
-    fn open_on(mut stream: UnixStream, open: Open, doors: Doors) -> Result<Self, Fault> {
+    fn open_on(
+        mut stream: UnixStream,
+        open: Open,
+        doors: Doors,
+        recipient: Option<Arc<Recipient>>,
+    ) -> Result<Self, Fault> {
         send(&mut stream, &FromLauncher::Open(open.clone()), &apart(&doors).1)?;
         let opened: Opened = match frame::read(&mut stream)? {
             FromBroker::Opened(opened) => opened,
@@ -122,7 +144,7 @@ impl Session {
         };
         let (resumed_from, keepsake) = (Some(opened.session), Some(opened.keepsake.clone()));
         let open = Open { resumed_from, keepsake, ..open };
-        let held = Held { open, expires_at: opened.expires_at, first: doors, late: Doors::new() };
+        let held = Held { open, expires_at: opened.expires_at, first: doors, late: Doors::new(), recipient };
         Ok(Self { stream, opened, held })
     }
 
@@ -130,6 +152,21 @@ impl Session {
     #[cfg(target_os = "linux")]
     pub fn add(&mut self, doors: Vec<(Door, OwnedFd)>) -> Result<(), Fault> {
         self.add_shared(shared(doors))
+    }
+
+    /// Adds a door on loopback for each server whose login the program holds: where names do not lead there by themselves.
+    pub fn add_login_doors(&mut self) -> Result<Vec<(Authority, SocketAddr)>, Fault> {
+        let failed =
+            |error: std::io::Error| Fault::new(error.to_string(), "close some files, then try again");
+        let (mut doors, mut addresses) = (Doors::new(), Vec::new());
+        for revealed in &self.opened.revealed {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+            let authority = revealed.authority.clone();
+            addresses.push((authority.clone(), listener.local_addr().map_err(failed)?));
+            doors.push((Door::Named { authority }, Arc::new(listener.into())));
+        }
+        self.add_shared(doors)?;
+        Ok(addresses)
     }
 
     fn add_shared(&mut self, doors: Doors) -> Result<(), Fault> {
@@ -153,7 +190,8 @@ impl Held {
         // A daemon that does not come up has decided nothing about this session.
         let stream = client::connect(paths, &paths.run_socket());
         let stream = stream.map_err(|fault| Fault { kind: None, ..fault })?;
-        let mut session = Session::open_on(stream, self.open.clone(), self.first.clone())?;
+        let recipient = self.recipient.clone();
+        let mut session = Session::open_on(stream, self.open.clone(), self.first.clone(), recipient)?;
         let still = |(door, socket): &&(Door, Arc<OwnedFd>)| allows(&session.opened, door, socket);
         let late = self.late.iter().filter(still).cloned().collect();
         session.add_shared(late)?;
@@ -163,6 +201,11 @@ impl Held {
     /// Which session it was.
     pub fn session(&self) -> Option<SessionId> {
         self.open.resumed_from
+    }
+
+    /// Opens logins.
+    pub fn recipient(&self) -> Option<&Recipient> {
+        self.recipient.as_deref()
     }
 
     pub fn expires_at(&self) -> Timestamp {
@@ -177,7 +220,8 @@ fn allows(opened: &Opened, door: &Door, socket: &OwnedFd) -> bool {
         (Door::Local { port }, _) => opened.local.contains(port),
         (Door::Named { authority }, Some(at)) => {
             let named = opened.named.iter().find(|named| named.authority == *authority);
-            named.is_some_and(|named| named.addresses.contains(&at.ip()))
+            let login = opened.revealed.iter().any(|revealed| revealed.authority == *authority);
+            named.is_some_and(|named| named.addresses.contains(&at.ip())) || login && at.ip().is_loopback()
         }
         _ => false,
     }

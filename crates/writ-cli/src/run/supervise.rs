@@ -35,6 +35,7 @@ use writ_sys::{
 use super::{
     Session,
     comeback::{Comeback, News},
+    deliver::Place,
     session::Held,
 };
 use crate::{
@@ -71,6 +72,7 @@ pub struct Supervisor<'a> {
     /// What it takes to go on at another daemon; `None` once the session is over.
     pub held: Option<Held>,
     pub paths: &'a Paths,
+    pub logins: &'a Place,
 }
 
 impl Supervisor<'_> {
@@ -220,6 +222,9 @@ impl Watch<'_> {
                         "the daemon came back: the session {session} goes on as {}",
                         opened.session
                     ));
+                    let again = self.run.logins.again(&opened, held.recipient(), &mut self.run.agent);
+                    let lines = again.unwrap_or_else(|fault| vec![fault.what]);
+                    lines.iter().for_each(|line| self.run.output.say(line));
                     (self.run.stream, self.run.held) = (stream, Some(held));
                     (self.connected, self.comeback) = (true, None);
                 }

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use writ_core::{DOORS_MAX, Door};
 
-use crate::{Captured, Event, NetworkPlan, RawPath, StepFault};
+use crate::{Captured, Delivered, Event, NetworkPlan, RawPath, StepFault};
 
 /// The longest message in bytes. The longest one lists a session's doors.
 const MESSAGE_MAX: usize = 64 * 1024;
@@ -34,6 +34,10 @@ pub(crate) enum Order {
     Dial {
         v6: bool,
     },
+    /// Replaces files that were delivered with the view.
+    Deliver {
+        files: Vec<Delivered>,
+    },
 }
 
 /// S to H. After a fault it is gone.
@@ -52,6 +56,7 @@ pub(crate) enum Reply {
     },
     /// With one socket.
     Dialler,
+    Delivered,
     Refused {
         errno: i32,
     },

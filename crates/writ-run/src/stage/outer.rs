@@ -23,7 +23,7 @@ use super::{
     leave_streams, network, null, processes, unseal,
     user::Ids,
 };
-use crate::{Captured, NetworkPlan, RawPath, Step, StepFault, View};
+use crate::{Captured, NetworkPlan, RawPath, Step, StepFault, View, view::delivered};
 
 /// Serves H until the run is over. `None` is a failure, which H has been told.
 pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
@@ -44,7 +44,9 @@ fn serve(launcher: &Channel) -> Result<(), StepFault> {
             Order::Prepare { plan } => prepare(launcher, &plan)?,
             Order::Bind { doors } => bind(launcher, &doors)?,
             Order::Start => return start(launcher, descriptors),
-            Order::Dial { .. } => return Err(StepFault::new(Step::Protocol, "dialled before the start", 0)),
+            Order::Dial { .. } | Order::Deliver { .. } => {
+                return Err(StepFault::new(Step::Protocol, "an order before the start", 0));
+            }
         }
     }
     Ok(())
@@ -87,7 +89,7 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
             "nothing limits how many processes the agent may have: use Linux 6.14, or another user".into(),
         );
     }
-    unseal::<View>(view)?.build()?;
+    let delivered = unseal::<View>(view)?.build()?;
     capabilities::hand_on_administration().map_err(StepFault::at(Step::Capabilities, "for init"))?;
 
     let cgroup = group.as_ref().map(|group| RawPath(group.path.clone()));
@@ -102,13 +104,13 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "after init"))?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     launcher.send(&Reply::Running { notes, cgroup }, &[init.as_fd()]).map_err(lost)?;
-    attend(launcher, &init);
+    attend(launcher, &init, delivered.as_ref());
     drop(tie);
     Ok(())
 }
 
-/// Makes sockets until init or the launcher is gone.
-fn attend(launcher: &Channel, init: &OwnedFd) {
+/// Makes sockets and delivers files until init or the launcher is gone.
+fn attend(launcher: &Channel, init: &OwnedFd, delivered: Option<&OwnedFd>) {
     loop {
         let mut watched =
             [PollFd::from_borrowed_fd(launcher.as_fd(), PollFlags::IN), PollFd::new(init, PollFlags::IN)];
@@ -121,19 +123,30 @@ fn attend(launcher: &Channel, init: &OwnedFd) {
         if ended {
             return;
         }
-        if asked && dial(launcher).is_none() {
+        if asked && answer(launcher, delivered).is_none() {
             return;
         }
     }
 }
 
-fn dial(launcher: &Channel) -> Option<()> {
-    let (Order::Dial { v6 }, _) = launcher.receive().ok()?? else { return None };
-    match network::dialler(v6) {
-        Ok(socket) => launcher.send(&Reply::Dialler, &[socket.as_fd()]).ok(),
-        Err(error) => {
-            launcher.send(&Reply::Refused { errno: error.raw_os_error().unwrap_or_default() }, &[]).ok()
+fn answer(launcher: &Channel, delivered: Option<&OwnedFd>) -> Option<()> {
+    let refused = |errno| launcher.send(&Reply::Refused { errno }, &[]).ok();
+    match launcher.receive().ok()?? {
+        (Order::Dial { v6 }, _) => match network::dialler(v6) {
+            Ok(socket) => launcher.send(&Reply::Dialler, &[socket.as_fd()]).ok(),
+            Err(error) => refused(error.raw_os_error().unwrap_or_default()),
+        },
+        (Order::Deliver { files }, _) => {
+            let written = match delivered {
+                Some(directory) => delivered::write(directory.as_fd(), &files),
+                None => Err(Errno::NOENT),
+            };
+            match written {
+                Ok(()) => launcher.send(&Reply::Delivered, &[]).ok(),
+                Err(error) => refused(error.raw_os_error()),
+            }
         }
+        _ => None,
     }
 }
 

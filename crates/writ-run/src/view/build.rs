@@ -19,24 +19,24 @@ use writ_sys::namespaces::MS_PRIVATE;
 use super::compose::{Directories, compose};
 use super::layer::{self, Layer};
 use super::mounts::{self, Access};
-use super::{Content, Etc, Home, Place, Source, View, trust};
-use crate::{RawPath, Step, StepFault};
+use super::{Content, Etc, Home, Place, Source, View, delivered, trust};
+use crate::{Delivered, RawPath, Step, StepFault};
 
 impl View {
     /// Builds the view and leaves its root as the current directory. To be called in a new user and mount namespace, with
     /// the ids mapped, by a process of one thread, which must live on for as long as the view is used: it holds the
-    /// lock on a kept layer.
+    /// lock on a kept layer. Returns the place through which files are delivered, if there is one.
     ///
     /// # Errors
     /// [`Step::Propagation`], [`Step::Tree`], [`Step::Home`], [`Step::WorkTree`] and [`Step::Etc`], with the path.
-    pub fn build(&self) -> Result<(), StepFault> {
+    pub fn build(&self) -> Result<Option<OwnedFd>, StepFault> {
         let before = umask(Mode::empty());
         let built = self.build_places();
         umask(before);
         built
     }
 
-    fn build_places(&self) -> Result<(), StepFault> {
+    fn build_places(&self) -> Result<Option<OwnedFd>, StepFault> {
         let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let host = root.map_err(StepFault::at(Step::Propagation, "/"))?;
         // A mount that the host makes later must not appear inside.
@@ -48,7 +48,8 @@ impl View {
         for place in &self.places {
             builder.place(place)?;
         }
-        builder.close()
+        let delivered = builder.delivered.take();
+        builder.close().map(|()| delivered)
     }
 }
 
@@ -63,6 +64,7 @@ struct Builder {
     home: Option<PathBuf>,
     /// Java's certificates take a while to write, and most machines have them under two names.
     key_stores: Vec<(Source, Vec<u8>)>,
+    delivered: Option<OwnedFd>,
 }
 
 impl Builder {
@@ -71,7 +73,8 @@ impl Builder {
         let store = mounts::make_directory(base.as_fd(), &c(STORE), 0o700).map_err(fault())?;
         mounts::make_directory(store.as_fd(), &c(EMPTY), 0o555).map_err(fault())?;
         layer::write(store.as_fd(), &c(NOTHING), b"", 0o444).map_err(fault())?;
-        Ok(Self { host, base, store, stored: 0, foreign: Vec::new(), home: None, key_stores: Vec::new() })
+        let (foreign, key_stores) = (Vec::new(), Vec::new());
+        Ok(Self { host, base, store, stored: 0, foreign, home: None, key_stores, delivered: None })
     }
 
     fn place(&mut self, place: &Place) -> Result<(), StepFault> {
@@ -91,6 +94,7 @@ impl Builder {
             Content::Home(home) => self.home(at, home),
             Content::Etc(etc) => self.etc(at, etc),
             Content::File { source } => self.file(at, source, step),
+            Content::Delivered { files } => self.deliver(at, files).map_err(fault()),
             Content::Cover => self.cover(at, step),
         }
     }
@@ -225,6 +229,19 @@ impl Builder {
         mounts::put(mounted.as_fd(), target.as_fd()).map_err(fault(at))?;
         mounts::read_only(mounted.as_fd()).map_err(StepFault::at(Step::Etc, "/etc"))?;
         self.foreign.push(at.to_owned());
+        Ok(())
+    }
+
+    /// Memory that is ours to write, and over it the same, read-only.
+    fn deliver(&mut self, at: &Path, files: &[Delivered]) -> rustix::io::Result<()> {
+        let memory = mounts::memory(0o700)?;
+        self.mount(&memory, at)?;
+        delivered::write(memory.as_fd(), files)?;
+        let copy = mounts::copy(memory.as_fd(), Access::ReadOnly)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        mounts::put(copy.as_fd(), memory.as_fd())?;
+        self.foreign.push(at.to_owned());
+        self.delivered = Some(memory);
         Ok(())
     }
 

@@ -89,6 +89,8 @@ pub(super) const KNOWN: &[(&str, Form)] = &[
     (".cache/huggingface/stored_tokens", Form::Absent),
     (".kaggle/kaggle.json", Form::Json),
     (".pgpass", Form::Pgpass),
+    (".pg_service.conf", Form::Lines),
+    (".postgresql/postgresql.key", Form::Absent),
     (".my.cnf", Form::Lines),
     (".mylogin.cnf", Form::Absent),
     (".config/github-copilot", Form::Absent),

@@ -20,6 +20,7 @@
 mod build;
 mod compose;
 pub(crate) mod credentials;
+pub(crate) mod delivered;
 mod enter;
 mod etc;
 pub(crate) mod facts;
@@ -34,7 +35,7 @@ pub(crate) mod worktree;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, RawPath, Seeding};
+use crate::{Bytes, Delivered, RawPath, Seeding};
 
 pub use enter::enter;
 pub use facts::Facts;
@@ -65,6 +66,10 @@ impl View {
                 },
                 Content::Etc(etc) => format!("the host's with {} files of writ's over it", etc.files.len()),
                 Content::File { .. } => "a file of writ's".to_owned(),
+                Content::Delivered { files } => {
+                    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+                    format!("in memory, for this program: {}", names.join(", "))
+                }
                 Content::Cover => "covered".to_owned(),
             };
             format!("{:?}: {what}", place.at.0)
@@ -104,6 +109,8 @@ enum Content {
     Etc(Etc),
     /// A read-only file of ours.
     File { source: Source },
+    /// A directory in memory with files for the program, read-only inside and written from outside.
+    Delivered { files: Vec<Delivered> },
     /// Nothing: an empty, read-only directory or file over what the host has there.
     Cover,
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Content, Etc, Facts, Home, Place, Seed, Source, View, credentials, etc, facts::Store, trust, worktree,
 };
-use crate::{Bytes, RawPath, Seeding, Wishes};
+use crate::{Bytes, RawPath, Seeding, Wishes, plan::DELIVERED};
 
 /// A planned view, and what the person should know of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub fn plan(facts: &Facts, wishes: &Wishes) -> Result<Planned, PlanFault> {
     let mut draft = Draft { facts, wishes, places: Vec::new(), grounds: Vec::new(), notes: Vec::new() };
     draft.system();
     draft.devices();
+    draft.delivered();
     draft.grounds()?;
     draft.readable();
     draft.home()?;
@@ -112,6 +113,12 @@ impl Draft<'_> {
         self.link("/dev/fd", "/proc/self/fd");
         for (number, name) in ["stdin", "stdout", "stderr"].iter().enumerate() {
             self.link(format!("/dev/{name}"), format!("/proc/self/fd/{number}"));
+        }
+    }
+
+    fn delivered(&mut self) {
+        if !self.wishes.delivered.is_empty() {
+            self.put(DELIVERED, Content::Delivered { files: self.wishes.delivered.clone() });
         }
     }
 

@@ -40,6 +40,7 @@ fn places(planned: &Planned) -> Vec<String> {
             Content::Home(_) => "home".into(),
             Content::Etc(_) => "etc".into(),
             Content::File { .. } => "file".into(),
+            Content::Delivered { .. } => "delivered".into(),
             Content::Cover => "covered".into(),
             other => format!("{other:?}"),
         };

@@ -26,7 +26,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, Principal, SessionId, TargetName};
+use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, Principal, SessionId, TargetName, Timestamp};
 
 use self::{
     cells::{Cell, Cells, Handle, NONE, Stage},
@@ -249,6 +249,22 @@ impl Table {
             .find(lease)
             .and_then(|at| rows.cells.get(at))
             .is_some_and(|cell| cell.stage == Stage::Alive)
+    }
+
+    /// When a lease ends that is alive now.
+    pub fn expires_at(&self, lease: &LeaseId, clock: &dyn Clock) -> Option<Timestamp> {
+        let rows = self.lock();
+        let cell = rows.cells.find(lease).and_then(|at| rows.cells.get(at))?;
+        let passed = cell.has_passed(clock.now(), millis(clock.boottime()));
+        (cell.stage == Stage::Alive && !passed).then(|| Timestamp::from_millis(cell.at))
+    }
+
+    /// Whether a revocation bars a session from a target.
+    pub fn is_barred(&self, session: &SessionId, target: &TargetName) -> bool {
+        let rows = self.lock();
+        let holder = rows.holders.find(session).and_then(|number| rows.holders.get(number));
+        let target = rows.targets.find(target);
+        holder.zip(target).is_some_and(|(holder, target)| holder.barred.contains(&target))
     }
 
     /// Moves the end of a lease. False if it is no longer alive.

@@ -81,6 +81,7 @@ pub fn confined(paths: &Paths) -> Result<(), StepFault> {
         etc: Vec::new(),
         home: Vec::new(),
         replacements: Vec::new(),
+        delivered: Vec::new(),
         read_only: Vec::new(),
         layers: None,
     };
