@@ -144,6 +144,7 @@ fn configs(engine: &dyn Engine) -> Vec<(Value, Option<String>)> {
             let config = place.config.as_object_mut().unwrap();
             config.remove("member_of");
             config.insert("role".into(), json!("reporting"));
+            return vec![(place.config, None)];
         }
         return vec![(place.config, Some(place.password))];
     }
