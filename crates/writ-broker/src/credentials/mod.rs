@@ -4,7 +4,7 @@ mod rotate;
 
 #[cfg(test)]
 pub(crate) use rotate::RotateFault;
-pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, release, rotate};
+pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, go_on, release, rotate};
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -55,6 +55,8 @@ pub(crate) enum Rotated {
     To { version: u32, leases_ended: usize },
     /// The current value works, and one that an operator set takes the place of the pending one.
     Dropped,
+    /// Nothing was left to do.
+    Nothing,
 }
 
 /// Why a password is not changed, or not yet.
@@ -93,15 +95,39 @@ pub(crate) async fn rotate(
     open: &Unlocked,
     name: &CredentialName,
 ) -> Result<Rotated, RotateFault> {
+    work(broker, open, name, false).await
+}
+
+/// Goes on with a change that was left, if there is one.
+///
+/// # Errors
+/// [`RotateFault`]. It is tried again.
+pub(crate) async fn go_on(
+    broker: &Broker,
+    open: &Unlocked,
+    name: &CredentialName,
+) -> Result<Rotated, RotateFault> {
+    work(broker, open, name, true).await
+}
+
+async fn work(
+    broker: &Broker,
+    open: &Unlocked,
+    name: &CredentialName,
+    only_left: bool,
+) -> Result<Rotated, RotateFault> {
     let rules = broker.rules.in_force().map_err(RotateFault::Refused)?;
     let account = Account::of(broker, &rules, name)?;
     let _one = broker.operations.rotations.begin(name)?;
     let work = Work { broker, open, name, account };
+    if only_left && work.left().await?.is_none() {
+        return Ok(Rotated::Nothing);
+    }
     let entry = records::rotation(broker, open, name).await.map_err(RotateFault::Refused)?;
     let done = work.all().await;
     entry.close(&match &done {
         Ok(Rotated::To { .. }) => Outcome { reason: Some("promoted"), ..Outcome::ok() },
-        Ok(Rotated::Dropped) => Outcome { reason: Some("dropped"), ..Outcome::ok() },
+        Ok(Rotated::Dropped | Rotated::Nothing) => Outcome { reason: Some("dropped"), ..Outcome::ok() },
         Err(fault) => Outcome::failed(fault.word()),
     });
     if done.is_err() {
@@ -131,7 +157,7 @@ pub(crate) async fn release(
     }
     match rotate(broker, open, name).await? {
         Rotated::To { version: now, .. } => Ok(now > version),
-        Rotated::Dropped => Ok(false),
+        Rotated::Dropped | Rotated::Nothing => Ok(false),
     }
 }
 
@@ -366,6 +392,11 @@ impl Work<'_> {
         fault_point!("rotate.seen");
         let _one = self.broker.setting.lock().await;
         let PendingValue { name, version, sealed, .. } = pending;
+        let newest = self.broker.store.credential(name.clone(), None).await?;
+        // An operator set one meanwhile, or another daemon promoted this one: what is left is looked at anew.
+        if newest.is_some_and(|newest| newest.version >= version) {
+            return Err(RotateFault::Busy(name));
+        }
         self.broker.operations.rotations.stale().insert(name.clone(), version);
         let set_at = self.broker.clock.now();
         let put =

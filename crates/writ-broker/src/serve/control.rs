@@ -247,7 +247,7 @@ async fn perform(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result
         | Ask::LeaseReconcile { .. } => perform_on_leases(broker, open, uid, ask).await,
         Ask::CredentialRotate { name } => match credentials::rotate(broker, open, &name).await {
             Ok(Rotated::To { version, leases_ended }) => Ok(Answer::Rotated { version, leases_ended }),
-            Ok(Rotated::Dropped) => Err(dropped(&name)),
+            Ok(Rotated::Dropped | Rotated::Nothing) => Err(dropped(&name)),
             Err(fault) => Err(fault.refuse(&name)),
         },
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),

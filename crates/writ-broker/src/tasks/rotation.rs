@@ -71,15 +71,20 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 pub(crate) async fn pass(broker: &Broker, plans: &mut Plans) -> Result<Duration, StoreFault> {
     let Some(open) = broker.open_door() else { return Ok(PERIOD) };
     credentials::end_stale(broker).await?;
-    let mut wanted: Vec<CredentialName> =
+    let left: Vec<CredentialName> =
         broker.store.pending().await?.into_iter().map(|pending| pending.name).collect();
-    wanted.extend(plans.due(broker).await?);
+    let mut wanted = plans.due(broker).await?;
+    wanted.extend(left.iter().cloned());
     wanted.sort();
     wanted.dedup();
     let now = broker.clock.boottime();
     plans.retries.retain(|name, _| wanted.contains(name));
     wanted.retain(|name| plans.retries.get(name).is_none_or(|retry| retry.due <= now));
-    let done = stream::iter(wanted.into_iter().map(|name| one(broker, open, name)));
+    let work = wanted.into_iter().map(|name| {
+        let only_left = left.contains(&name);
+        one(broker, open, name, only_left)
+    });
+    let done = stream::iter(work.collect::<Vec<_>>());
     for (name, done) in done.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
         if done {
             plans.retries.remove(&name);
@@ -92,8 +97,19 @@ pub(crate) async fn pass(broker: &Broker, plans: &mut Plans) -> Result<Duration,
     Ok(plans.next(broker.clock.boottime()))
 }
 
-async fn one(broker: &Broker, open: &Unlocked, name: CredentialName) -> (CredentialName, bool) {
-    match credentials::rotate(broker, open, &name).await {
+async fn one(
+    broker: &Broker,
+    open: &Unlocked,
+    name: CredentialName,
+    only_left: bool,
+) -> (CredentialName, bool) {
+    let done = if only_left {
+        credentials::go_on(broker, open, &name).await
+    } else {
+        credentials::rotate(broker, open, &name).await
+    };
+    match done {
+        Ok(Rotated::Nothing) => {}
         Ok(Rotated::To { version, .. }) => tracing::info!(%name, version, "a password was changed"),
         Ok(Rotated::Dropped) => {
             tracing::info!(%name, "a change of a password was given up for the one that was set")
