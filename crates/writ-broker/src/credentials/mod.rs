@@ -1,10 +1,10 @@
 //! Credentials: set, listed, removed, rotated. Whatever changes a value ends the leases of the old one first, or at once.
 
 mod rotate;
+mod rotate_fault;
 
-#[cfg(test)]
-pub(crate) use rotate::RotateFault;
 pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, go_on, release, rotate};
+pub(crate) use rotate_fault::RotateFault;
 
 use std::collections::{BTreeMap, HashSet};
 
