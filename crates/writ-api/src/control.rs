@@ -77,6 +77,21 @@ pub enum Ask {
     LeaseRevoke {
         lease: LeaseId,
     },
+    /// Lets a revealed lease live for another TTL of its role, if policy still grants it.
+    LeaseRenew {
+        lease: LeaseId,
+    },
+    /// What exists upstream without a lease, and what leases claim that upstream lacks. Changes nothing.
+    LeaseSurvey,
+    /// Repairs those of these that another survey, made now, finds as well: revokes what has no lease, and ends leases that claim
+    /// what is gone.
+    LeaseReconcile {
+        repair: Vec<LeaseId>,
+    },
+    /// Changes the password of a credential upstream, and keeps the new one.
+    CredentialRotate {
+        name: CredentialName,
+    },
     /// Proves that a person asks, for the rest of this connection. Sealed for the purpose `prove`. Needed before a change while a
     /// session below `confined` is alive, where [`Status::proof`] says so.
     Prove {
@@ -165,6 +180,16 @@ pub enum Answer {
     Leases {
         leases: Vec<LeaseRow>,
     },
+    Survey(Survey),
+    /// In the order of the findings.
+    Reconciled {
+        repairs: Vec<Repair>,
+    },
+    Rotated {
+        version: u32,
+        /// Leases on the old value that were ended.
+        leases_ended: usize,
+    },
     Trust(TrustView),
     /// The most recent first; `more` were left out.
     Seen {
@@ -172,6 +197,70 @@ pub enum Answer {
         more: usize,
     },
     Refused(Refusal),
+}
+
+/// What upstreams have, compared with the leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survey {
+    /// Credentials whose upstream answered.
+    pub surveyed: Vec<CredentialName>,
+    /// Those whose upstream could not be asked, and why.
+    pub unreachable: Vec<Unreached>,
+    pub findings: Vec<Finding>,
+    /// Findings that did not fit into the answer.
+    pub more: usize,
+    /// Accounts upstream that a lease stands for.
+    pub agreed: usize,
+}
+
+/// An upstream that gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    pub credential: CredentialName,
+    pub why: String,
+}
+
+/// One difference between an upstream and the leases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub kind: FindingKind,
+    pub credential: CredentialName,
+    pub lease: LeaseId,
+    /// Its name upstream; empty where upstream has none.
+    pub name: String,
+    /// Where it is, such as `postgres db.example:5432`.
+    pub lane: String,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    /// It exists upstream, and no lease stands for it: to be revoked.
+    Orphan,
+    /// A lease is alive, and upstream does not have it: the lease is to be ended.
+    Lost,
+}
+
+/// What became of a finding that was to be repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    pub lease: LeaseId,
+    pub mended: Mended,
+}
+
+/// The outcome of a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mended {
+    /// Gone upstream, verified, and its lease has ended.
+    Done,
+    /// The survey that was made for the repair did not find it: nothing was done.
+    Agrees,
+    /// It is durable that it must go, and it is tried again until it does.
+    Begun { why: String },
+    /// Nothing was done.
+    Failed { why: String },
 }
 
 /// The state of the daemon.
@@ -276,6 +365,8 @@ pub struct CredentialRow {
     pub env: Vec<String>,
     pub targets: Vec<TargetName>,
     pub leases: usize,
+    /// A new value waits to be seen working upstream: either may be in force there.
+    pub rotating: bool,
 }
 
 /// A file that writ rewrote, without what was in it.

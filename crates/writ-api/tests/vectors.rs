@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use writ_api::{
     VERSION,
     control::{
-        self, Answer, Ask, CredentialRow, LeaseRow, OriginalName, OriginalRow, Proof, SeenRow, SessionRow,
-        Status, TrustState, TrustView,
+        self, Answer, Ask, CredentialRow, Finding, FindingKind, LeaseRow, Mended, OriginalName, OriginalRow,
+        Proof, Repair, SeenRow, SessionRow, Status, Survey, TrustState, TrustView, Unreached,
     },
     frame::{self, FRAME_MAX, FrameFault},
     run::{FromBroker, FromLauncher, Open, Opened, Variable},
@@ -167,6 +167,10 @@ fn asks() -> Vec<Ask> {
         Ask::LeaseList { ended: true },
         Ask::LeaseShow { lease },
         Ask::LeaseRevoke { lease },
+        Ask::LeaseRenew { lease },
+        Ask::LeaseSurvey,
+        Ask::LeaseReconcile { repair: vec![lease] },
+        Ask::CredentialRotate { name: name() },
         Ask::Prove { passphrase: sealed() },
         Ask::TrustShow { directory: "/home/ada/project/src".into() },
         Ask::TrustGrant { path: "/home/ada/project/writ.toml".into(), sha256: "00".repeat(32) },
@@ -208,6 +212,9 @@ fn answers() -> Vec<Answer> {
         Answer::Credentials { credentials: vec![credential_row()] },
         Answer::Sessions { sessions: vec![session_row()] },
         Answer::Leases { leases: vec![lease_row()] },
+        Answer::Survey(survey()),
+        Answer::Reconciled { repairs: repairs() },
+        Answer::Rotated { version: 3, leases_ended: 1 },
         Answer::Compared { same: Some(true) },
         Answer::Compared { same: None },
         Answer::Placeholder { placeholder: placeholder() },
@@ -237,7 +244,31 @@ fn credential_row() -> CredentialRow {
         env: vec!["OPENAI_API_KEY".into()],
         targets: vec!["openai".parse().unwrap()],
         leases: 1,
+        rotating: false,
     }
+}
+
+fn survey() -> Survey {
+    let finding = |kind, name: &str| Finding {
+        kind,
+        credential: "orders".parse().unwrap(),
+        lease: lease(),
+        name: name.into(),
+        lane: "postgres db.example:5432".into(),
+    };
+    Survey {
+        surveyed: vec!["orders".parse().unwrap()],
+        unreachable: vec![Unreached { credential: "wiki".parse().unwrap(), why: "it did not answer".into() }],
+        findings: vec![finding(FindingKind::Orphan, "writ_0a1b2c3d_1"), finding(FindingKind::Lost, "")],
+        more: 0,
+        agreed: 3,
+    }
+}
+
+fn repairs() -> Vec<Repair> {
+    let why = || "the database is being started".to_owned();
+    let mended = [Mended::Done, Mended::Agrees, Mended::Begun { why: why() }, Mended::Failed { why: why() }];
+    mended.map(|mended| Repair { lease: lease(), mended }).into()
 }
 
 fn trust_view(state: TrustState) -> TrustView {
@@ -327,6 +358,7 @@ fn notices() -> Vec<Notice> {
         LeaseEnd::Superseded,
         LeaseEnd::SessionEnded,
         LeaseEnd::Orphaned,
+        LeaseEnd::Lost,
     ];
     ends.map(ended).into_iter().chain([Notice::SessionEnded { session: session() }]).collect()
 }
@@ -463,6 +495,10 @@ fn every_variant_has_an_example() {
         Ask::TrustShow { .. } => 20,
         Ask::TrustGrant { .. } => 21,
         Ask::Seen { .. } => 22,
+        Ask::LeaseRenew { .. } => 23,
+        Ask::LeaseSurvey => 24,
+        Ask::LeaseReconcile { .. } => 25,
+        Ask::CredentialRotate { .. } => 26,
     };
     let answer = |answer: &Answer| match answer {
         Answer::Hello { .. } => 0,
@@ -479,11 +515,14 @@ fn every_variant_has_an_example() {
         Answer::Original { .. } => 11,
         Answer::Trust(_) => 12,
         Answer::Seen { .. } => 13,
+        Answer::Survey(_) => 14,
+        Answer::Reconciled { .. } => 15,
+        Answer::Rotated { .. } => 16,
     };
     all_of(&from_launcher(), launcher, 3);
     all_of(&from_broker(), broker, 5);
-    all_of(&asks(), ask, 23);
-    all_of(&answers(), answer, 14);
+    all_of(&asks(), ask, 27);
+    all_of(&answers(), answer, 17);
 }
 
 fn all_of<T>(examples: &[T], number: impl Fn(&T) -> usize, count: usize) {

@@ -29,6 +29,7 @@ use crate::{
     fault,
     keyring::Installation,
     leases::{self, Engines, Table, quarantine::Quarantines},
+    operations::Operations,
     records,
     rules::{RuleBook, Rules},
     sessions::Sessions,
@@ -65,6 +66,7 @@ pub struct Broker {
     pub(crate) quarantines: Quarantines,
     /// One change of credentials at a time.
     pub(crate) setting: tokio::sync::Mutex<()>,
+    pub(crate) operations: Operations,
     pub(crate) sessions: Sessions,
     /// When a shared store last heard of this daemon.
     pub(crate) pulse: Pulse,

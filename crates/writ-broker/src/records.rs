@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use writ_api::control::{Finding, FindingKind};
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
 use writ_core::{
     AcquireAsk, Clock, CredentialName, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName, Scope,
@@ -162,6 +163,41 @@ pub(crate) async fn command(
         credential: command.credential,
         session: command.session,
         lease: command.lease,
+        ..attempt(Kind::Control, broker, None)
+    };
+    open.log.open_durable(&attempt).await.map_err(|full| fault::log(&full))
+}
+
+/// Records, durably, that a finding is about to be repaired.
+pub(crate) async fn repair(
+    broker: &Broker,
+    open: &Unlocked,
+    uid: u32,
+    finding: &Finding,
+) -> Result<Entry, Refusal> {
+    let (requester, lease) = (format!("uid {uid}"), finding.lease.to_string());
+    let attempt = Attempt {
+        action: Some(match finding.kind {
+            FindingKind::Orphan => "repair orphan",
+            FindingKind::Lost => "repair lost",
+        }),
+        requester: Some(&requester),
+        lease: Some(&lease),
+        credential: Some(finding.credential.as_str()),
+        ..attempt(Kind::Lease, broker, None)
+    };
+    open.log.open_durable(&attempt).await.map_err(|full| fault::log(&full))
+}
+
+/// Records, durably, that a password is about to be changed.
+pub(crate) async fn rotation(
+    broker: &Broker,
+    open: &Unlocked,
+    name: &CredentialName,
+) -> Result<Entry, Refusal> {
+    let attempt = Attempt {
+        action: Some("rotate"),
+        credential: Some(name.as_str()),
         ..attempt(Kind::Control, broker, None)
     };
     open.log.open_durable(&attempt).await.map_err(|full| fault::log(&full))

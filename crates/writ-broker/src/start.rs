@@ -21,6 +21,7 @@ use crate::{
     door::{self, DoorFault},
     keyring::Installation,
     leases::{Engines, Table, quarantine::Quarantines},
+    operations::Operations,
     rules::RuleBook,
     sessions::{self, End, Sessions},
     settling::Settling,
@@ -102,6 +103,7 @@ impl Broker {
             lanes: Lanes::default(),
             quarantines: Quarantines::default(),
             setting: tokio::sync::Mutex::default(),
+            operations: Operations::default(),
             sessions: Sessions::default(),
             pulse: Pulse::default(),
             settling: Settling::default(),
@@ -125,6 +127,7 @@ impl Broker {
         tokio::spawn(tasks::renewal::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));
         tokio::spawn(tasks::anchor::run(broker.clone()));
+        tokio::spawn(tasks::rotation::run(broker.clone()));
         Ok(broker)
     }
 

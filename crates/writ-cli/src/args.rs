@@ -50,13 +50,13 @@ pub enum Command {
     Trust(Trust),
     /// Show the hosts that programs tried, and the lines that would allow what was refused
     Seen(Seen),
-    /// Store, list and remove credentials
+    /// Store, list, rotate and remove credentials
     #[command(subcommand)]
     Credential(Credential),
     /// List, show, revoke and open sessions
     #[command(subcommand)]
     Session(Session),
-    /// List, show and revoke leases
+    /// List, show, renew, revoke and reconcile leases
     #[command(subcommand)]
     Lease(Lease),
     /// Read and verify the audit log
@@ -160,6 +160,8 @@ pub enum Credential {
     },
     /// List credentials, without values
     List,
+    /// Change a password upstream and keep the new one: an engine's administrator's, or a static role's
+    Rotate { name: CredentialName },
     /// Revoke a credential's leases, then remove it
     Remove { name: CredentialName },
 }
@@ -200,8 +202,16 @@ pub enum Lease {
     },
     /// Show one lease
     Show { id: LeaseId },
-    /// End a lease now: its connections are cut
+    /// Let what a lease revealed live for another TTL of its role
+    Renew { id: LeaseId },
+    /// End a lease now: its connections are cut, and what was made for it is removed
     Revoke { id: LeaseId },
+    /// Compare what exists upstream with the leases, and repair what does not agree, after asking; exits with 1 if something is left
+    Reconcile {
+        /// Ask nothing
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

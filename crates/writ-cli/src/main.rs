@@ -75,7 +75,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, Fault> {
         Command::Audit(command) => return commands::audit::run(&paths, output, command),
         Command::Credential(command) => commands::credential::run(&paths, output, command)?,
         Command::Session(command) => commands::session::run(&paths, output, command)?,
-        Command::Lease(command) => commands::lease::run(&paths, output, command)?,
+        Command::Lease(command) => return commands::lease::run(&paths, output, command),
         Command::Unlock => commands::daemon_control::unlock(&paths, output)?,
         Command::Stop => commands::daemon_control::stop(&paths, output)?,
         Command::Demo => return demo::run(output),

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BoxFuture, CredentialName, LeaseId, Permit, Secret, Timestamp};
+use crate::{BoxFuture, CredentialName, LeaseId, Permit, Secret, Timestamp, Ttl};
 
 /// What revocation needs, and nothing secret: an engine's own serde type, erased to JSON at this boundary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,17 @@ pub trait Tools: Send + Sync {
     fn latest(&self, credential: &CredentialName) -> BoxFuture<'_, Result<u32, EngineFault>>;
     /// One version of a sealed static value.
     fn value(&self, credential: &CredentialName, version: u32) -> BoxFuture<'_, Result<Secret, EngineFault>>;
+    /// Takes a version of a static role's password out of force, now that a lease on it has ended: if no other lease holds it, it
+    /// is changed. True if it is not in force any more; false if somebody still holds it.
+    fn release(
+        &self,
+        credential: &CredentialName,
+        _version: u32,
+    ) -> BoxFuture<'_, Result<bool, EngineFault>> {
+        let detail = "nobody here changes passwords".to_owned();
+        let fault = EngineFault::Outside { credential: credential.clone(), detail };
+        Box::pin(std::future::ready(Err(fault)))
+    }
     /// Reads a reference such as `cmd://…` through the source of its scheme.
     fn read(
         &self,
@@ -195,6 +206,12 @@ pub trait Engine: Send + Sync {
         Box::pin(std::future::ready(Ok(None)))
     }
 
+    /// The [lane](Self::lane) of what is made under this configuration, where it can be told: a survey says nothing about what was
+    /// made elsewhere, under an earlier configuration.
+    fn surveys(&self, _credential: &CredentialName, _config: &Value) -> Option<String> {
+        None
+    }
+
     /// How a password that lives on is changed, where the engine can.
     fn rotation(&self) -> Option<&dyn Rotation> {
         None
@@ -223,13 +240,32 @@ pub trait Rotation: Send + Sync {
     fn password_of(&self, credential: &CredentialName, config: &Value)
     -> Result<CredentialName, EngineFault>;
 
+    /// The account that the value of `password` opens according to this configuration, such as
+    /// `postgres writ_admin@db.example:5432`; `None` where the configuration does not speak of `password`. A password that opens
+    /// two accounts cannot be changed at one of them.
+    fn account(
+        &self,
+        credential: &CredentialName,
+        config: &Value,
+        password: &CredentialName,
+    ) -> Option<String> {
+        let own = self.password_of(credential, config).ok()?;
+        (own == *password).then(|| format!("{credential}"))
+    }
+
+    /// How long a password stays, where the configuration says it.
+    fn every(&self, _credential: &CredentialName, _config: &Value) -> Option<Ttl> {
+        None
+    }
+
     /// A new password that the upstream accepts, of at least 128 random bits.
     ///
     /// # Errors
     /// [`EngineFault::Outside`] without randomness.
     fn next(&self, credential: &CredentialName, config: &Value) -> Result<Secret, EngineFault>;
 
-    /// Makes `next` the password, logged in with `current`. Repeating it is harmless.
+    /// Makes `next` the password, logged in with `current`. Repeating it is harmless. Where an administrator changes it, `current`
+    /// is not needed, and is empty the first time.
     ///
     /// # Errors
     /// [`EngineFault`]. Either password may be in force then: [`test`](Self::test) tells.

@@ -30,8 +30,10 @@ pub enum LeaseEnd {
     Superseded,
     /// Its session ended: connections are cut.
     SessionEnded,
-    /// It belonged to another life of the broker.
+    /// It belonged to another life of the broker, or nobody knew of it any more.
     Orphaned,
+    /// What was made for it is gone upstream, behind writ's back: connections are cut, the next use acquires another.
+    Lost,
 }
 
 impl LeaseState {
@@ -53,6 +55,7 @@ impl LeaseEnd {
             Self::Superseded => "superseded",
             Self::SessionEnded => "session-ended",
             Self::Orphaned => "orphaned",
+            Self::Lost => "lost",
         }
     }
 }

@@ -18,8 +18,11 @@ mod words;
 // An engine or a source is two lines: its module, and its place in the registry.
 pub mod postgres;
 mod static_value;
-static ENGINES: &[fn() -> Arc<dyn Engine>] =
-    &[|| Arc::new(static_value::Static), || Arc::<postgres::Postgres>::default()];
+static ENGINES: &[fn() -> Arc<dyn Engine>] = &[
+    || Arc::new(static_value::Static),
+    || Arc::<postgres::Postgres>::default(),
+    || Arc::new(postgres::StaticRole),
+];
 
 mod cmd;
 mod file;

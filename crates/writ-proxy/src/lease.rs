@@ -185,8 +185,8 @@ impl From<LeaseEnd> for Life {
     fn from(end: LeaseEnd) -> Self {
         match end {
             LeaseEnd::Expired => Self::Expired,
-            // The connections of a superseded lease are cut alike; the next request acquires the new version.
-            LeaseEnd::Revoked | LeaseEnd::Superseded => Self::Revoked,
+            // The connections of a superseded or lost lease are cut alike; the next request acquires another.
+            LeaseEnd::Revoked | LeaseEnd::Superseded | LeaseEnd::Lost => Self::Revoked,
             LeaseEnd::SessionEnded => Self::SessionEnded,
             LeaseEnd::Orphaned => Self::Lost,
         }

@@ -275,7 +275,7 @@ fn overtaken(end: LeaseEnd) -> Refusal {
     match end {
         LeaseEnd::SessionEnded | LeaseEnd::Orphaned => fault::session_over(),
         LeaseEnd::Revoked => revoked(),
-        LeaseEnd::Superseded | LeaseEnd::Expired => Refusal::new(
+        LeaseEnd::Superseded | LeaseEnd::Expired | LeaseEnd::Lost => Refusal::new(
             RefusalKind::LeaseExpired,
             "the credential was replaced while the lease was made",
             "try again: the next request acquires the new version",

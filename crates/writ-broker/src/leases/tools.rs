@@ -7,6 +7,7 @@ use writ_core::{BoxFuture, CredentialName, Engine, EngineFault, Secret, Timestam
 
 use crate::{
     broker::Broker,
+    credentials,
     door::Unlocked,
     keyring::Place,
     store::{Change, StoreFault, StoredValue},
@@ -105,6 +106,14 @@ impl Tools for BrokerTools<'_> {
                 Some(StoredValue::Reference(reference)) => self.read(&credential, &reference).await,
                 None => Err(no_value(&credential, "this version was removed")),
             }
+        })
+    }
+
+    fn release(&self, credential: &CredentialName, version: u32) -> BoxFuture<'_, Result<bool, EngineFault>> {
+        let credential = credential.clone();
+        Box::pin(async move {
+            let released = credentials::release(self.broker, self.open, &credential, version).await;
+            released.map_err(|fault| EngineFault::Outside { credential, detail: fault.to_string() })
         })
     }
 

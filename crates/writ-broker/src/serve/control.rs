@@ -17,17 +17,18 @@ use writ_api::{
     seal::Place,
 };
 use writ_audit::Outcome;
-use writ_core::{LeaseEnd, LeaseId, Refusal, RefusalKind, Sealed, SessionId};
+use writ_core::{CredentialName, LeaseEnd, LeaseId, Refusal, RefusalKind, Sealed, SessionId};
 use writ_sys::PeerCredentials;
 
 use super::{Beginning, proof, rate::Bucket, rows};
 use crate::{
     broker::Broker,
-    credentials, door,
+    credentials::{self, Rotated},
+    door,
     door::Unlocked,
     elsewhere, fault,
     leases::{self, Which},
-    originals,
+    originals, reconcile,
     records::{self, Command},
     seen,
     sessions::{self, End},
@@ -115,7 +116,7 @@ async fn answer(broker: &Broker, uid: u32, proved: bool, ask: Ask) -> Result<Ans
                 // before it can be mended.
                 Err(refusal) if refusal.kind == RefusalKind::AuditUnavailable => {
                     tracing::error!(uid, ask = ?end, "done without a record, since the audit log takes none");
-                    perform(broker, open, end).await
+                    perform(broker, open, uid, end).await
                 }
                 answered => answered,
             }
@@ -154,6 +155,10 @@ async fn recorded(
         Ask::LeaseList { .. } => "lease list",
         Ask::LeaseShow { .. } => "lease show",
         Ask::LeaseRevoke { .. } => "lease revoke",
+        Ask::LeaseRenew { .. } => "lease renew",
+        Ask::LeaseSurvey => "lease survey",
+        Ask::LeaseReconcile { .. } => "lease reconcile",
+        Ask::CredentialRotate { .. } => "credential rotate",
         Ask::Prove { .. } => "prove",
         Ask::TrustShow { .. } => "trust show",
         Ask::TrustGrant { .. } => "trust grant",
@@ -165,12 +170,13 @@ async fn recorded(
         Ask::CredentialSet { name, .. }
         | Ask::CredentialRemove { name }
         | Ask::CredentialCompare { name, .. }
+        | Ask::CredentialRotate { name }
         | Ask::PlaceholderShow { name } => Some(name.clone()),
         Ask::SessionShow { session } | Ask::SessionRevoke { session } => {
             named.0 = Some(session.to_string());
             None
         }
-        Ask::LeaseShow { lease } | Ask::LeaseRevoke { lease } => {
+        Ask::LeaseShow { lease } | Ask::LeaseRevoke { lease } | Ask::LeaseRenew { lease } => {
             named.1 = Some(lease.to_string());
             None
         }
@@ -185,7 +191,7 @@ async fn recorded(
     };
     let entry = records::command(broker, open, command).await?;
     let answer = match proof::check(broker, proved, &ask) {
-        Ok(()) => perform(broker, open, ask).await,
+        Ok(()) => perform(broker, open, uid, ask).await,
         Err(refusal) => Err(refusal),
     };
     match &answer {
@@ -195,7 +201,7 @@ async fn recorded(
     answer
 }
 
-async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, Refusal> {
+async fn perform(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
     match ask {
         Ask::CredentialSet { name, value } => {
             let (version, leases_revoked) = credentials::set(broker, open, &name, value).await?;
@@ -235,19 +241,17 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             elsewhere::revoke_session(broker, &found).await?;
             Ok(Answer::Done)
         }
-        Ask::LeaseList { ended } => {
-            let filter = LeaseFilter { ended, ..LeaseFilter::default() };
-            let leases = broker.store.leases(filter).await.map_err(fault::store)?;
-            Ok(Answer::Leases { leases: leases.into_iter().take(ROWS_MAX).map(rows::lease).collect() })
-        }
-        Ask::LeaseShow { lease } => {
-            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
-        }
-        Ask::LeaseRevoke { lease } => {
-            let found = find_lease(broker, lease).await?;
-            leases::end_known(broker, &found, LeaseEnd::Revoked).await.map_err(fault::store)?;
-            Ok(Answer::Done)
-        }
+        Ask::LeaseList { .. }
+        | Ask::LeaseShow { .. }
+        | Ask::LeaseRevoke { .. }
+        | Ask::LeaseRenew { .. }
+        | Ask::LeaseSurvey
+        | Ask::LeaseReconcile { .. } => perform_on_leases(broker, open, uid, ask).await,
+        Ask::CredentialRotate { name } => match credentials::rotate(broker, open, &name).await {
+            Ok(Rotated::To { version, leases_ended }) => Ok(Answer::Rotated { version, leases_ended }),
+            Ok(Rotated::Dropped | Rotated::Nothing) => Err(dropped(&name)),
+            Err(fault) => Err(fault.refuse(&name)),
+        },
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),
         Ask::TrustShow { directory } => trust::show(broker, open, &directory).await.map(Answer::Trust),
         Ask::TrustGrant { path, sha256 } => {
@@ -261,6 +265,42 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Err(invalid("this command is answered elsewhere"))
         }
     }
+}
+
+async fn perform_on_leases(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result<Answer, Refusal> {
+    match ask {
+        Ask::LeaseList { ended } => {
+            let filter = LeaseFilter { ended, ..LeaseFilter::default() };
+            let leases = broker.store.leases(filter).await.map_err(fault::store)?;
+            Ok(Answer::Leases { leases: leases.into_iter().take(ROWS_MAX).map(rows::lease).collect() })
+        }
+        Ask::LeaseShow { lease } => {
+            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
+        }
+        Ask::LeaseRevoke { lease } => {
+            let lease = find_lease(broker, lease).await?;
+            leases::end_known(broker, &lease, LeaseEnd::Revoked).await.map_err(fault::store)?;
+            Ok(Answer::Done)
+        }
+        Ask::LeaseRenew { lease } => {
+            find_lease(broker, lease).await?;
+            leases::renew(broker, open, lease).await?;
+            Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
+        }
+        Ask::LeaseSurvey => Ok(Answer::Survey(reconcile::survey(broker, open).await?.view())),
+        Ask::LeaseReconcile { repair } => {
+            Ok(Answer::Reconciled { repairs: reconcile::repair(broker, open, uid, &repair).await? })
+        }
+        _ => Err(invalid("this command is answered elsewhere")),
+    }
+}
+
+fn dropped(name: &CredentialName) -> Refusal {
+    Refusal::new(
+        RefusalKind::Invalid,
+        format!("the value of {name} that was set is in force, and the change that was pending is given up"),
+        format!("rotate it anew: `writ credential rotate {name}`"),
+    )
 }
 
 async fn show_session(broker: &Broker, session: SessionId) -> Result<SessionRow, Refusal> {

@@ -46,6 +46,9 @@ fn changes(ask: &Ask) -> bool {
         Ask::CredentialSet { .. }
         | Ask::CredentialRemove { .. }
         | Ask::CredentialCompare { .. }
+        | Ask::CredentialRotate { .. }
+        | Ask::LeaseRenew { .. }
+        | Ask::LeaseReconcile { .. }
         | Ask::OriginalKeep { .. }
         | Ask::OriginalOpen { .. }
         | Ask::OriginalForget { .. }
@@ -63,6 +66,7 @@ fn changes(ask: &Ask) -> bool {
         | Ask::LeaseList { .. }
         | Ask::LeaseShow { .. }
         | Ask::LeaseRevoke { .. }
+        | Ask::LeaseSurvey
         | Ask::TrustShow { .. }
         | Ask::Seen { .. }
         | Ask::Stop => false,

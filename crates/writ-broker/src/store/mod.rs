@@ -164,7 +164,8 @@ pub enum Change {
     /// `revoking` to `ended`. Harmless on a lease that has ended, whose first outcome stays; [`StoreFault::Conflict`] while it
     /// is alive.
     EndLease { lease: LeaseId, at: Timestamp, revoked: Revoked },
-    /// The next value of a credential, before anything upstream is changed. Takes the place of an earlier one.
+    /// The next value of a credential, before anything upstream is changed. [`StoreFault::Conflict`] if there is one already, which
+    /// may be in force.
     PutPending(PendingValue),
     /// Harmless if there is none.
     DropPending(CredentialName),

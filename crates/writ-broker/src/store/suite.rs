@@ -11,8 +11,8 @@ use writ_core::{
 };
 
 use super::{
-    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned, SessionRecord,
-    Store, StoreFault, StoredValue, Stuck,
+    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned, PendingValue,
+    SessionRecord, Store, StoreFault, StoredValue, Stuck,
 };
 
 /// Runs every check on a store of its own.
@@ -36,6 +36,7 @@ where
     a_job_is_all_or_nothing(&*make().await).await;
     meta_values_are_replaced(&*make().await).await;
     originals_are_kept_by_path_and_hash(&*make().await).await;
+    a_pending_value_is_not_overwritten(&*make().await).await;
     callers_do_not_disturb_each_other(make().await).await;
 }
 
@@ -291,6 +292,7 @@ async fn every_end_and_outcome_is_kept(store: &dyn Store) {
         LeaseEnd::Superseded,
         LeaseEnd::SessionEnded,
         LeaseEnd::Orphaned,
+        LeaseEnd::Lost,
     ];
     store.apply(vec![Change::OpenSession(session(1))]).await.unwrap();
     let outcomes = [Revoked::Gone, Revoked::UseBlocked].into_iter().cycle();
@@ -462,6 +464,24 @@ async fn a_job_is_all_or_nothing(store: &dyn Store) {
     let (_, good) = job.split_last().unwrap();
     store.apply(good.to_vec()).await.unwrap();
     assert_eq!(store.lease(lease_id(1)).await.unwrap().unwrap().state, LeaseState::Active);
+}
+
+/// Two daemons that rotate at once would lose the value that the first one set upstream.
+async fn a_pending_value_is_not_overwritten(store: &dyn Store) {
+    let pending = |name: &str, version| PendingValue {
+        name: name.parse().unwrap(),
+        version,
+        sealed: vec![0, 1, 255],
+        set_at: at(5),
+    };
+    store.apply(vec![Change::PutPending(pending("b", 2))]).await.unwrap();
+    store.apply(vec![Change::PutPending(pending("a", 1))]).await.unwrap();
+    assert_eq!(became(store, vec![Change::PutPending(pending("b", 3))]).await, Became::Conflict);
+    assert_eq!(store.pending().await.unwrap(), [pending("a", 1), pending("b", 2)]);
+    let again = vec![Change::DropPending(name("b")), Change::PutPending(pending("b", 3))];
+    store.apply(again).await.unwrap();
+    store.apply(vec![Change::DropPending(name("a")), Change::DropPending(name("a"))]).await.unwrap();
+    assert_eq!(store.pending().await.unwrap(), [pending("b", 3)]);
 }
 
 async fn meta_values_are_replaced(store: &dyn Store) {

@@ -8,6 +8,7 @@
 //! | [`recovery`] | ends what dead boots left |
 //! | [`renewal`] | renews what programs hold themselves |
 //! | [`revocation`] | makes ends durable that were not, and settles them upstream lane by lane ([`lanes`]), for ever if need be |
+//! | [`rotation`] | finishes changes of passwords that were left, and makes those that are due |
 //! | [`anchor`] | remembers the audit log's last checkpoint outside of the log |
 //!
 //! A task that stops never extends a life: expiry is judged at use. Absent: the checkpoints themselves, which the log's own
@@ -21,3 +22,4 @@ pub(crate) mod news;
 pub(crate) mod recovery;
 pub(crate) mod renewal;
 pub(crate) mod revocation;
+pub(crate) mod rotation;

@@ -28,6 +28,7 @@ pub fn run(paths: &Paths, output: Output, command: args::Credential) -> Result<(
     match command {
         args::Credential::Set { name, file, from } => set(paths, output, name, file.as_deref(), from),
         args::Credential::List => list(paths, output),
+        args::Credential::Rotate { name } => rotate(paths, output, name),
         args::Credential::Remove { name } => remove(paths, output, name),
     }
 }
@@ -107,7 +108,7 @@ fn list(paths: &Paths, output: Output) -> Result<(), Fault> {
         let row = |row: &CredentialRow| {
             [
                 row.name.to_string(),
-                row.source.clone(),
+                if row.rotating { format!("{} (rotating)", row.source) } else { row.source.clone() },
                 row.version.to_string(),
                 row.set_at.map_or_else(String::new, when),
                 row.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
@@ -121,6 +122,19 @@ fn list(paths: &Paths, output: Output) -> Result<(), Fault> {
             credentials.iter().map(row),
         )
     });
+    Ok(())
+}
+
+fn rotate(paths: &Paths, output: Output, name: CredentialName) -> Result<(), Fault> {
+    let mut control = Control::connect(paths)?;
+    proof::give(&mut control)?;
+    let answer = control.ask(&Ask::CredentialRotate { name: name.clone() })?;
+    if let Answer::Rotated { version, leases_ended } = &answer {
+        output.result(&answer, || match leases_ended {
+            0 => format!("{name}: version {version} is in force"),
+            n => format!("{name}: version {version} is in force; {n} leases on the old password are revoked"),
+        });
+    }
     Ok(())
 }
 

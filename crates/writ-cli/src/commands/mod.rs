@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod init;
 pub mod lease;
 pub mod proof;
+pub mod reconcile;
 pub mod restore;
 pub mod seen;
 pub mod session;

@@ -238,7 +238,7 @@ fn host_and_port(server: &str) -> Result<(String, u16), String> {
 }
 
 /// PostgreSQL cuts longer names without a word, and ends them at a NUL.
-fn identifier(key: &str, name: &str) -> Result<(), String> {
+pub(super) fn identifier(key: &str, name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > IDENTIFIER_MAX || name.contains('\0') {
         return Err(format!("`{key}` is a name of 1 to {IDENTIFIER_MAX} bytes without NUL"));
     }

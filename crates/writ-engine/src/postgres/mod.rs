@@ -25,6 +25,7 @@ mod receipt;
 mod revoke;
 mod rotation;
 mod session;
+mod static_role;
 mod survey;
 mod verifier;
 mod vetting;
@@ -52,7 +53,10 @@ use self::{
     session::{Session, Trouble},
 };
 
-pub use self::connect::{ConnectFault, Link, Tls, connect};
+pub use self::{
+    connect::{ConnectFault, Link, Tls, connect},
+    static_role::StaticRole,
+};
 
 /// How often one request is put into a queue: without the password, with it, and where it changed in between.
 const FETCHES: usize = 3;
@@ -159,6 +163,10 @@ impl Engine for Postgres {
         tools: &'a dyn Tools,
     ) -> BoxFuture<'a, Result<Option<Vec<Surveyed>>, EngineFault>> {
         Box::pin(self.look(credential, config, tools))
+    }
+
+    fn surveys(&self, credential: &CredentialName, config: &Value) -> Option<String> {
+        Config::read(credential, config).ok().map(|config| lane(&config.connection().server()))
     }
 
     fn rotation(&self) -> Option<&dyn Rotation> {
@@ -323,6 +331,17 @@ impl Rotation for Postgres {
         config: &Value,
     ) -> Result<CredentialName, EngineFault> {
         Config::read(credential, config).map(|config| config.password)
+    }
+
+    fn account(
+        &self,
+        credential: &CredentialName,
+        config: &Value,
+        password: &CredentialName,
+    ) -> Option<String> {
+        let connection = Config::read(credential, config).ok()?.connection();
+        let account = || format!("postgres {}@{}", connection.user, connection.server());
+        (connection.password == *password).then(account)
     }
 
     fn next(&self, credential: &CredentialName, _: &Value) -> Result<Secret, EngineFault> {

@@ -54,7 +54,7 @@ pub(super) async fn test(
     }
 }
 
-fn judged(credential: &CredentialName, lane: String, fault: ConnectFault) -> EngineFault {
+pub(super) fn judged(credential: &CredentialName, lane: String, fault: ConnectFault) -> EngineFault {
     let detail = fault.to_string();
     match fault {
         ConnectFault::Unreachable(_) => EngineFault::Unreachable { lane, detail },

@@ -96,6 +96,8 @@ pub enum Which<'a> {
     Lease(LeaseId),
     Session(SessionId),
     Credential(&'a CredentialName),
+    /// Of these only what is in flight.
+    Flying(&'a CredentialName),
     All,
 }
 
@@ -323,6 +325,11 @@ impl Rows {
             Which::Credential(name) => {
                 let Some(number) = self.credentials.find(name) else { return Vec::new() };
                 self.cells.iter().filter(|(_, cell)| cell.credential == number).map(|(at, _)| at).collect()
+            }
+            Which::Flying(name) => {
+                let mut handles = self.select(Which::Credential(name));
+                handles.retain(|at| self.cells.get(*at).is_some_and(|cell| cell.stage == Stage::Flying));
+                handles
             }
             Which::All => self.cells.iter().map(|(handle, _)| handle).collect(),
         }

@@ -9,7 +9,8 @@ use super::{
     rows,
 };
 use crate::store::{
-    Change, CredentialVersion, LeaseRecord, OriginalRecord, SessionRecord, StoreFault, StoredValue, names,
+    Change, CredentialVersion, LeaseRecord, OriginalRecord, PendingValue, SessionRecord, StoreFault,
+    StoredValue, names,
 };
 
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreFault> {
@@ -41,11 +42,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
             run(connection, sql, params![lease.as_bytes(), at.millis()]).map(drop)
         }
         Change::EndLease { lease, at, revoked } => end_lease(connection, *lease, *at, *revoked),
-        Change::PutPending(row) => {
-            let sql = "INSERT OR REPLACE INTO pending_values (name, version, sealed, set_at) VALUES (?1, ?2, ?3, ?4)";
-            let (name, set_at) = (row.name.as_str(), row.set_at.millis());
-            run(connection, sql, params![name, row.version, row.sealed, set_at]).map(drop)
-        }
+        Change::PutPending(row) => put_pending(connection, row),
         Change::DropPending(name) => {
             run(connection, "DELETE FROM pending_values WHERE name = ?1", [name.as_str()]).map(drop)
         }
@@ -77,6 +74,17 @@ fn put_credential(connection: &Connection, row: &CredentialVersion) -> Result<()
             statement.execute(params![row.name.as_str(), row.version, sealed, reference, row.set_at.millis()])
         })
         .map_err(|error| fault(error, || format!("credential {}, version {}", row.name, row.version)))
+        .map(drop)
+}
+
+fn put_pending(connection: &Connection, row: &PendingValue) -> Result<(), StoreFault> {
+    let sql = "INSERT INTO pending_values (name, version, sealed, set_at) VALUES (?1, ?2, ?3, ?4)";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement.execute(params![row.name.as_str(), row.version, row.sealed, row.set_at.millis()])
+        })
+        .map_err(|error| fault(error, || format!("pending value of {}", row.name)))
         .map(drop)
 }
 

@@ -1,6 +1,12 @@
-//! Credentials: set, listed, removed. Whatever changes a value ends the leases of the old one first, or at once.
+//! Credentials: set, listed, removed, rotated. Whatever changes a value ends the leases of the old one first, or at once.
 
-use std::collections::BTreeMap;
+mod rotate;
+mod rotate_fault;
+
+pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, go_on, release, rotate};
+pub(crate) use rotate_fault::RotateFault;
+
+use std::collections::{BTreeMap, HashSet};
 
 use writ_api::{control::CredentialRow, control::Value, seal::Place as Seal};
 use writ_core::{CredentialName, LeaseEnd, Refusal, RefusalKind, Secret};
@@ -34,7 +40,11 @@ pub(crate) async fn set(
     let _one = broker.setting.lock().await;
     let rules = broker.rules.in_force().ok();
     let newest = broker.store.credential(name.clone(), None).await.map_err(fault::store)?;
-    let version = newest.map_or(1, |newest| newest.version.saturating_add(1));
+    // A value that is pending keeps the version that it is sealed for: which of the two works is found out afterwards.
+    let pending = broker.store.pending().await.map_err(fault::store)?;
+    let pending = pending.iter().filter(|pending| pending.name == *name).map(|pending| pending.version);
+    let newest = newest.iter().map(|newest| newest.version).chain(pending).max();
+    let version = newest.map_or(1, |newest| newest.saturating_add(1));
     let value = match value {
         Value::Sealed { value } => {
             let place = Seal::Control { purpose: format!("credential {name}") };
@@ -55,6 +65,7 @@ pub(crate) async fn set(
     let mut changes = vec![Change::PutCredential(put)];
     changes.extend(rules.iter().flat_map(|rules| confirm::changes(&rules.resolved, name)));
     broker.store.apply(changes).await.map_err(fault::store)?;
+    broker.operations.rotations.left.notify_one();
     Ok((version, end_all(broker, name, LeaseEnd::Superseded).await?))
 }
 
@@ -65,7 +76,11 @@ pub(crate) async fn set(
 pub(crate) async fn remove(broker: &Broker, name: &CredentialName) -> Result<usize, Refusal> {
     let _one = broker.setting.lock().await;
     let before = end_all(broker, name, LeaseEnd::Revoked).await?;
-    match broker.store.apply(vec![Change::RemoveCredential(name.clone())]).await {
+    match broker
+        .store
+        .apply(vec![Change::RemoveCredential(name.clone()), Change::DropPending(name.clone())])
+        .await
+    {
         Ok(()) => Ok(before.saturating_add(end_all(broker, name, LeaseEnd::Revoked).await?)),
         Err(StoreFault::Missing(_)) => Err(Refusal::new(
             RefusalKind::NotFound,
@@ -97,7 +112,10 @@ pub(crate) async fn list(broker: &Broker) -> Result<Vec<CredentialRow>, Refusal>
             };
         }
     }
+    let pending = broker.store.pending().await.map_err(fault::store)?;
+    let pending: HashSet<CredentialName> = pending.into_iter().map(|pending| pending.name).collect();
     for row in rows.values_mut() {
+        row.rotating = pending.contains(&row.name);
         row.leases = broker.leases.count(Which::Credential(&row.name));
         let uses = rules.iter().flat_map(|rules| rules.resolved.targets());
         row.targets = uses
@@ -131,6 +149,7 @@ fn bare(name: &CredentialName) -> CredentialRow {
         env: Vec::new(),
         targets: Vec::new(),
         leases: 0,
+        rotating: false,
     }
 }
 

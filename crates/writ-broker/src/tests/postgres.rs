@@ -1,0 +1,281 @@
+//! Surveys, repairs and rotations at a real PostgreSQL server.
+
+use std::sync::Arc;
+
+use writ_api::control::{FindingKind, Mended};
+use writ_core::{LeaseEnd, LeaseId, LeaseState, Receipt, Revoked, Scope, SessionId, Timestamp};
+use writ_testkit::postgres::{HOST, Postgres};
+
+use super::harness::{Home, Life};
+use crate::{
+    Engines,
+    credentials::{self, RotateFault, Rotated},
+    keyring::Place,
+    reconcile,
+    store::{Change, LeaseRecord, SessionRecord, StoredValue},
+    tasks::rotation::{self, Plans},
+};
+
+/// An administrator of the test's own, and a template role, at the server that all tests share.
+struct Scene {
+    home: Home,
+    life: Arc<Life>,
+    server: &'static Postgres,
+    /// Ends every name of this test's roles.
+    suffix: String,
+    database: String,
+}
+
+const PASSWORD: &str = "first-password-of-the-administrator";
+
+async fn scene(suffix: &str) -> Scene {
+    let (server, _) = Postgres::shared().unwrap();
+    let database = server.database().unwrap();
+    let setup = format!(
+        "CREATE ROLE admin_{suffix} LOGIN CREATEROLE PASSWORD '{PASSWORD}'; CREATE ROLE read_{suffix} NOLOGIN; \
+         GRANT read_{suffix} TO admin_{suffix} WITH ADMIN OPTION; GRANT pg_signal_backend TO admin_{suffix}; \
+         CREATE ROLE report_{suffix} LOGIN; GRANT report_{suffix} TO admin_{suffix} WITH ADMIN OPTION"
+    );
+    server.run(&database, &setup).unwrap();
+    let home = Home::new();
+    let (port, ca) = (server.port(), server.ca_file());
+    let common = format!(
+        "server = \"{HOST}:{port}\", dial = \"127.0.0.1:{port}\", database = \"{database}\", \
+         user = \"admin_{suffix}\", password = \"other\", tls_ca = \"{}\"",
+        ca.display()
+    );
+    let credentials = format!(
+        "\n[[credential]]\nname = \"orders\"\nengine = \"postgres\"\nconfig = {{ {common}, member_of = [\"read_{suffix}\"] }}\n\
+         [[credential]]\nname = \"report\"\nengine = \"postgres-static\"\n\
+         config = {{ {common}, role = \"report_{suffix}\", rotate_every = \"1h\" }}\n"
+    );
+    home.write(&(home.text("key-file") + &credentials));
+    let life = Arc::new(home.life_with("key-file", Engines::default()).await);
+    life.set("other", PASSWORD).await.unwrap();
+    Scene { home, life, server, suffix: suffix.to_owned(), database }
+}
+
+impl Scene {
+    fn sql(&self, sql: &str) -> String {
+        self.server.run(&self.database, sql).unwrap()
+    }
+
+    /// Makes a role that bears a mark, as a broker that forgot its lease left it.
+    fn make(&self, mark: &str, lease: LeaseId) -> String {
+        let name = format!("writ_{mark}_{}", lease.to_string().replace('-', ""));
+        self.sql(&format!(
+            "SET ROLE admin_{}; CREATE ROLE {name} LOGIN IN ROLE read_{}",
+            self.suffix, self.suffix
+        ));
+        name
+    }
+
+    fn exists(&self, role: &str) -> bool {
+        self.sql(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'")) == "1"
+    }
+
+    fn mark(&self) -> String {
+        self.life.broker.unlocked().unwrap().vault.installation().mark()
+    }
+
+    fn logs_in(&self, user: &str, password: &str) -> bool {
+        let user = format!("{user}_{}", self.suffix);
+        self.server.psql(&user, password, &self.database, "SELECT 1").unwrap().status.success()
+    }
+
+    /// What of this test's own lease is found.
+    async fn findings(&self, lease: LeaseId) -> Vec<FindingKind> {
+        let open = self.life.broker.unlocked().unwrap();
+        let survey = reconcile::survey(&self.life.broker, open).await.unwrap().view();
+        assert_eq!(survey.unreachable, []);
+        let own = survey.findings.into_iter().filter(|finding| finding.lease == lease);
+        own.map(|finding| finding.kind).collect()
+    }
+
+    async fn repair(&self, lease: LeaseId) -> Mended {
+        let open = self.life.broker.unlocked().unwrap();
+        let mut repairs = reconcile::repair(&self.life.broker, open, 0, &[lease]).await.unwrap();
+        repairs.remove(0).mended
+    }
+
+    async fn rotate(&self, name: &str) -> Result<Rotated, RotateFault> {
+        let open = self.life.broker.unlocked().unwrap();
+        credentials::rotate(&self.life.broker, open, &name.parse().unwrap()).await
+    }
+
+    async fn stored(&self, name: &str, version: Option<u32>) -> String {
+        let name: writ_core::CredentialName = name.parse().unwrap();
+        let found = self.life.broker.store.credential(name.clone(), version).await.unwrap().unwrap();
+        let StoredValue::Sealed(sealed) = found.value else { panic!("a reference") };
+        let place = Place::Credential { name, version: found.version };
+        let value = self.life.broker.unlocked().unwrap().vault.open(&place, &sealed).unwrap();
+        String::from_utf8(value.expose().to_vec()).unwrap()
+    }
+
+    /// A lease that is active in the store, under the receipt that a survey knows.
+    async fn lease(&self, lease: LeaseId, receipt: Receipt) {
+        let (broker, at) = (&self.life.broker, self.life.broker.started_at);
+        let session = SessionId::new(at, &broker.random_bytes().unwrap());
+        let (workload, role) = ("spiffe://writ.local/dev/me".parse().unwrap(), "dev".parse().unwrap());
+        let expires_at = Timestamp::from_millis(at.millis() + 900_000);
+        let lane = format!("postgres {HOST}:{}", self.server.port());
+        let open = SessionRecord {
+            session,
+            boot: broker.boot,
+            workload,
+            role,
+            requester: "ada".into(),
+            program: "/usr/bin/psql".into(),
+            directory: "/".into(),
+            pid: 1,
+            level: writ_core::Level::Confined,
+            prompt_sha256: None,
+            resumed_from: None,
+            opened_at: at,
+            expires_at,
+            ended_at: None,
+            end: None,
+        };
+        let record = LeaseRecord {
+            lease,
+            session,
+            boot: broker.boot,
+            workload: open.workload.clone(),
+            role: open.role.clone(),
+            target: "orders".parse().unwrap(),
+            credential: Some("orders".parse().unwrap()),
+            engine: "postgres".into(),
+            version: 0,
+            scope: Scope { authority: "db.example:5432".parse().unwrap(), grants: vec![] },
+            receipt,
+            lane,
+            revealed: true,
+            state: LeaseState::Pending,
+            end: None,
+            revoked: None,
+            issued_at: at,
+            expires_at,
+            ended_at: None,
+        };
+        let activate = Change::ActivateLease { lease, version: 0, receipt: None };
+        broker
+            .store
+            .apply(vec![Change::OpenSession(open), Change::OpenLease(record), activate])
+            .await
+            .unwrap();
+    }
+
+    /// The receipt of the role of a lease.
+    async fn receipt(&self, lease: LeaseId) -> Receipt {
+        let open = self.life.broker.unlocked().unwrap();
+        let tools = crate::leases::BrokerTools { broker: &self.life.broker, open };
+        let rules = self.life.broker.rules.in_force().unwrap();
+        let of = rules.credential(&"orders".parse().unwrap()).unwrap();
+        let engine = self.life.broker.engines.engine("postgres").unwrap();
+        let known = engine.survey(&of.name, &of.engine_config, &tools).await.unwrap().unwrap();
+        known.into_iter().find(|known| known.lease == lease).unwrap().receipt
+    }
+}
+
+fn lease_of(number: u8) -> LeaseId {
+    LeaseId::new(Timestamp::from_millis(1_800_000_000_000), &[number; 10])
+}
+
+#[tokio::test]
+async fn a_role_with_this_mark_and_no_lease_is_dropped_and_another_installation_s_is_not() {
+    let scene = scene("orphan").await;
+    let own = scene.make(&scene.mark(), lease_of(1));
+    let foreign = scene.make("00000000", lease_of(2));
+    assert_eq!(scene.findings(lease_of(1)).await, [FindingKind::Orphan]);
+    assert_eq!(scene.findings(lease_of(2)).await, []);
+    assert_eq!(scene.repair(lease_of(2)).await, Mended::Agrees);
+    assert_eq!(scene.repair(lease_of(1)).await, Mended::Done);
+    assert_eq!((scene.exists(&own), scene.exists(&foreign)), (false, true));
+    assert_eq!(scene.findings(lease_of(1)).await, []);
+    let lease = scene.life.broker.store.lease(lease_of(1)).await.unwrap().unwrap();
+    assert_eq!((lease.end, lease.revoked), (Some(LeaseEnd::Orphaned), Some(Revoked::Gone)));
+}
+
+#[tokio::test]
+async fn a_role_that_is_dropped_behind_writ_s_back_ends_its_lease_as_lost() {
+    let scene = scene("lost").await;
+    let role = scene.make(&scene.mark(), lease_of(3));
+    let receipt = scene.receipt(lease_of(3)).await;
+    scene.lease(lease_of(3), receipt).await;
+    assert_eq!(scene.findings(lease_of(3)).await, []);
+    scene.sql(&format!("DROP ROLE {role}"));
+    assert_eq!(scene.findings(lease_of(3)).await, [FindingKind::Lost]);
+    assert_eq!(scene.repair(lease_of(3)).await, Mended::Done);
+    let lease = scene.life.broker.store.lease(lease_of(3)).await.unwrap().unwrap();
+    assert_eq!((lease.end, lease.revoked), (Some(LeaseEnd::Lost), Some(Revoked::Gone)));
+}
+
+#[tokio::test]
+async fn the_administrator_s_password_is_changed_and_old_leases_stay_revocable() {
+    let scene = scene("root").await;
+    let role = scene.make(&scene.mark(), lease_of(4));
+    let receipt = scene.receipt(lease_of(4)).await;
+    scene.lease(lease_of(4), receipt).await;
+    assert_eq!(scene.rotate("other").await.unwrap(), Rotated::To { version: 2, leases_ended: 0 });
+    let next = scene.stored("other", None).await;
+    assert_ne!(next, PASSWORD);
+    assert!(scene.logs_in("admin", &next) && !scene.logs_in("admin", PASSWORD));
+    // Its lease was made under the old password, and is revoked with the new one.
+    let at = scene.life.broker.started_at;
+    let revoke = Change::RevokeLease { lease: lease_of(4), at, end: LeaseEnd::Revoked };
+    scene.life.broker.store.apply(vec![revoke]).await.unwrap();
+    scene.life.broker.leases.ending.notify_one();
+    super::harness::until(async || !scene.exists(&role)).await;
+    assert_eq!(scene.rotate("other").await.unwrap(), Rotated::To { version: 3, leases_ended: 0 });
+    // Somebody else changes it: nothing is lost, and what an operator sets counts.
+    scene.sql("ALTER ROLE admin_root PASSWORD 'changed-behind-our-back'");
+    assert!(scene.rotate("other").await.is_err());
+    assert!(matches!(scene.rotate("other").await, Err(RotateFault::Neither(_))));
+    scene.life.set("other", "changed-behind-our-back").await.unwrap();
+    super::harness::until(async || {
+        rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+        scene.life.broker.store.pending().await.unwrap().is_empty()
+    })
+    .await;
+    assert!(matches!(scene.rotate("other").await, Ok(Rotated::To { .. })));
+    assert!(scene.logs_in("admin", &scene.stored("other", None).await));
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_cut_off_anywhere_leaves_a_password_that_opens_the_account() {
+    let scene = scene("cut").await;
+    for polls in 0.. {
+        let done = super::reconcile::cut_after(polls, scene.rotate("other")).await;
+        super::harness::until(async || {
+            rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+            scene.life.broker.store.pending().await.unwrap().is_empty()
+        })
+        .await;
+        assert!(scene.logs_in("admin", &scene.stored("other", None).await), "after {polls} polls");
+        if let Some(done) = done {
+            assert!(matches!(done, Ok(Rotated::To { .. })), "{done:?}");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_static_role_has_one_password_and_the_one_before_is_dead() {
+    let scene = scene("static").await;
+    super::harness::until(async || {
+        rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+        scene.life.broker.store.credential("report".parse().unwrap(), None).await.unwrap().is_some()
+    })
+    .await;
+    let first = scene.stored("report", Some(1)).await;
+    assert!(scene.logs_in("report", &first), "the schedule gives it a password at once");
+    assert!(matches!(scene.rotate("report").await, Ok(Rotated::To { version: 2, .. })));
+    let second = scene.stored("report", Some(2)).await;
+    assert!(scene.logs_in("report", &second) && !scene.logs_in("report", &first));
+    scene.home.clock.pass(std::time::Duration::from_secs(3600));
+    rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+    assert!(scene.logs_in("report", &scene.stored("report", Some(3)).await));
+    // The administrator's password opens another account than the role's, and only one.
+    assert!(matches!(scene.rotate("other").await, Ok(Rotated::To { version: 2, .. })));
+    assert!(matches!(scene.rotate("report").await, Ok(Rotated::To { version: 4, .. })), "set by the new one");
+}
