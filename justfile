@@ -28,3 +28,7 @@ bench:
 # crates, licenses and sources; needs `cargo install cargo-deny --locked`
 deny:
     cargo deny check bans licenses sources
+
+# takes away each line that holds an agent, and sees that a test notices: an hour, as root; docs/mutations.md is written
+mutations:
+    tests/mutations/run.py

@@ -28,13 +28,12 @@ use crate::{
     door::Unlocked,
     fault,
     keyring::Installation,
-    leases::{self, Engines, Table},
+    leases::{self, Engines, Table, quarantine::Quarantines},
     records,
     rules::{RuleBook, Rules},
     sessions::Sessions,
-    start::Recovered,
     store::Store,
-    tasks::revocation::Retries,
+    tasks::{lanes::Lanes, recovery::Recovered},
     watch::Watch,
 };
 
@@ -60,8 +59,9 @@ pub struct Broker {
     pub(crate) data_plane: watch::Sender<Option<Arc<dyn DataPlane>>>,
     pub(crate) watch: Watch,
     pub(crate) leases: Table,
-    /// Whoever holds it settles leases: one owner.
-    pub(crate) retries: tokio::sync::Mutex<Retries>,
+    /// Where leases are settled: one owner a lane.
+    pub(crate) lanes: Lanes,
+    pub(crate) quarantines: Quarantines,
     /// One change of credentials at a time.
     pub(crate) setting: tokio::sync::Mutex<()>,
     pub(crate) sessions: Sessions,

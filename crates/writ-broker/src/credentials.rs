@@ -12,7 +12,7 @@ use crate::{
     door::Unlocked,
     fault,
     keyring::Place,
-    leases,
+    leases::{self, Which},
     store::{Change, CredentialVersion, StoreFault, StoredValue},
     values,
 };
@@ -98,7 +98,7 @@ pub(crate) async fn list(broker: &Broker) -> Result<Vec<CredentialRow>, Refusal>
         }
     }
     for row in rows.values_mut() {
-        row.leases = broker.leases.count(|lease| lease.credential.as_ref() == Some(&row.name));
+        row.leases = broker.leases.count(Which::Credential(&row.name));
         let uses = rules.iter().flat_map(|rules| rules.resolved.targets());
         row.targets = uses
             .filter(|target| target.credential.as_ref() == Some(&row.name))
@@ -139,7 +139,7 @@ fn scheme(reference: &str) -> String {
 }
 
 async fn end_all(broker: &Broker, name: &CredentialName, end: LeaseEnd) -> Result<usize, Refusal> {
-    leases::end(broker, end, |_, row| row.credential.as_ref() == Some(name)).await.map_err(fault::store)
+    leases::end(broker, end, Which::Credential(name)).await.map_err(fault::store)
 }
 
 async fn read(reference: &str) -> Result<Secret, Refusal> {

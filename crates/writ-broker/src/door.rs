@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use writ_audit::{
@@ -20,7 +20,9 @@ use writ_core::Clock;
 use crate::{
     broker::Broker,
     keyring::{InstallationFault, Vault},
+    leases::quarantine,
     records,
+    store::StoreFault,
 };
 
 /// What exists only once the seal is open.
@@ -45,6 +47,8 @@ pub enum DoorFault {
     Directory(#[from] std::io::Error),
     #[error("the audit log could not be opened: {0}")]
     Thread(String),
+    #[error(transparent)]
+    Store(#[from] StoreFault),
 }
 
 /// Of the file beside the log's directory that holds the public key of its checkpoints.
@@ -82,7 +86,10 @@ pub(crate) async fn open(broker: &Broker) -> Result<(), DoorFault> {
     });
     let opened = opened.await.map_err(|fault| DoorFault::Thread(fault.to_string()))??;
     let open = broker.door.get_or_init(|| opened);
-    records::recovered(broker, open);
+    let recovered = std::mem::take(&mut *broker.recovered.lock().unwrap_or_else(PoisonError::into_inner));
+    records::recovered(broker, open, &recovered.sessions, &recovered.leases);
+    // Before anything is issued: a restart lets nobody out.
+    quarantine::review(broker, open).await?;
     broker.unlocked.send_replace(true);
     broker.leases.ending.notify_one();
     Ok(())

@@ -4,12 +4,12 @@
 //! happens then, [`Asked::close`] gives the attempt exactly one outcome; a future that is dropped in between ends as
 //! `unknown` by the entry's own backstop. Names and ids are recorded, values never.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use writ_audit::{Attempt, Entry, Kind, Outcome, Verdict};
 use writ_core::{
-    AcquireAsk, Clock, CredentialName, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName,
-    Scope,
+    AcquireAsk, Clock, CredentialName, LeaseEnd, LeaseId, Refusal, RefusalKind, Revoked, RoleName, Scope,
+    SessionId,
 };
 
 use crate::{
@@ -88,16 +88,15 @@ pub(crate) fn session(
     open.log.record(&attempt, outcome).map_err(|full| fault::log(&full))
 }
 
-/// Records what another life of the broker left behind, now that there is a log.
-pub(crate) fn recovered(broker: &Broker, open: &Unlocked) {
-    let recovered = std::mem::take(&mut *broker.recovered.lock().unwrap_or_else(PoisonError::into_inner));
-    for session in recovered.sessions {
+/// Records what another life of the broker left behind.
+pub(crate) fn recovered(broker: &Broker, open: &Unlocked, sessions: &[SessionId], leases: &[LeaseId]) {
+    for session in sessions {
         let session = session.to_string();
         let attempt =
             Attempt { action: Some("end"), session: Some(&session), ..attempt(Kind::Session, broker, None) };
         lost(open.log.record(&attempt, &Outcome { reason: Some(ORPHANED), ..Outcome::ok() }));
     }
-    leases_ended(broker, &recovered.leases, LeaseEnd::Orphaned, true);
+    leases_ended(broker, leases, LeaseEnd::Orphaned, true);
 }
 
 /// Records that leases ended. Their end has happened, so a log that is full does not stop it.
@@ -136,6 +135,18 @@ pub(crate) fn lease_settled(
         Err(()) => Outcome::failed("not-yet"),
     };
     lost(open.log.record(&attempt, &outcome));
+}
+
+/// Records that a role is quarantined on a credential, or is no more.
+pub(crate) fn quarantine(broker: &Broker, open: &Unlocked, action: &str, which: &(RoleName, CredentialName)) {
+    let (role, credential) = which;
+    let attempt = Attempt {
+        action: Some(action),
+        role: Some(role.as_str()),
+        credential: Some(credential.as_str()),
+        ..attempt(Kind::Lease, broker, None)
+    };
+    lost(open.log.record(&attempt, &Outcome::ok()));
 }
 
 /// Records an operator's command, durably, before it is done.

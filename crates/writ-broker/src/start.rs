@@ -1,7 +1,7 @@
 //! The life of a broker: started, idle, stopped.
 //!
-//! What another life left behind is ended before anything is served: its sessions are over, its leases are `revoking` and are
-//! settled upstream from their stored receipts. Absent: sockets and the lock that admits one daemon; those are the daemon's.
+//! What another life left behind is dead before anything is served: its sessions are over, and its leases are in nobody's memory. In the
+//! store they become `revoking` in the background, and are settled upstream from their stored receipts. Absent: sockets and the lock that admits one daemon; those are the daemon's.
 
 use std::{
     path::PathBuf,
@@ -14,17 +14,17 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 use writ_api::seal::{Recipient, SealFault};
-use writ_core::{BootId, Clock, DataPlane, LeaseEnd, LeaseId, SessionId, Timestamp};
+use writ_core::{BootId, Clock, DataPlane};
 
 use crate::{
     broker::{Broker, Random},
     door::{self, DoorFault},
     keyring::Installation,
-    leases::{Engines, Table},
+    leases::{Engines, Table, quarantine::Quarantines},
     rules::RuleBook,
     sessions::{self, End, Sessions},
-    store::{Change, LeaseFilter, Store, StoreFault},
-    tasks,
+    store::StoreFault,
+    tasks::{self, lanes::Lanes},
     watch::Watch,
 };
 
@@ -53,15 +53,6 @@ pub enum StartFault {
     Recipient(#[from] SealFault),
 }
 
-/// What another life left behind, to be recorded once there is a log.
-#[derive(Default)]
-pub(crate) struct Recovered {
-    pub sessions: Vec<SessionId>,
-    pub leases: Vec<LeaseId>,
-}
-
-/// Ends in one durable step.
-const RECOVER_MAX: usize = 256;
 /// How long a stop waits for revocations upstream. What is not done then, the next start goes on with.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
@@ -80,7 +71,8 @@ impl Broker {
         let started_at = clock.now();
         let boot = BootId::new(started_at, &bytes);
         let store = installation.store().clone();
-        let recovered = recover(store.as_ref(), boot, started_at).await?;
+        let recovered =
+            tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
         let locked = installation.is_locked();
         let broker = Arc::new(Self {
             clock,
@@ -100,7 +92,8 @@ impl Broker {
             data_plane: watch::Sender::new(None),
             watch: Watch::default(),
             leases: Table::default(),
-            retries: tokio::sync::Mutex::default(),
+            lanes: Lanes::default(),
+            quarantines: Quarantines::default(),
             setting: tokio::sync::Mutex::default(),
             sessions: Sessions::default(),
             draining: AtomicBool::new(false),
@@ -114,6 +107,8 @@ impl Broker {
             door::open(&broker).await?;
         }
         tokio::spawn(tasks::expiry::run(broker.clone()));
+        tokio::spawn(tasks::recovery::run(broker.clone()));
+        tokio::spawn(tasks::renewal::run(broker.clone()));
         tokio::spawn(tasks::revocation::run(broker.clone()));
         tokio::spawn(tasks::anchor::run(broker.clone()));
         Ok(broker)
@@ -190,32 +185,6 @@ impl Broker {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
-    }
-}
-
-/// Ends in the store what another life of the broker owned.
-async fn recover(store: &dyn Store, boot: BootId, at: Timestamp) -> Result<Recovered, StoreFault> {
-    let mut recovered = Recovered::default();
-    let filter = LeaseFilter { other_boot: Some(boot), ..LeaseFilter::default() };
-    let leases = store.leases(filter).await?;
-    let alive = leases.iter().filter(|lease| lease.end.is_none()).map(|lease| lease.lease);
-    recovered.leases.extend(alive);
-    for some in recovered.leases.chunks(RECOVER_MAX) {
-        let end = |lease: &LeaseId| Change::RevokeLease { lease: *lease, at, end: LeaseEnd::Orphaned };
-        store.apply(some.iter().map(end).collect()).await?;
-    }
-    // A list has a limit, so it is asked for until it is empty.
-    loop {
-        let sessions: Vec<SessionId> = store.sessions(false).await?.iter().map(|one| one.session).collect();
-        if sessions.is_empty() {
-            return Ok(recovered);
-        }
-        for some in sessions.chunks(RECOVER_MAX) {
-            let end =
-                |session: &SessionId| Change::EndSession { session: *session, at, end: ORPHANED.to_owned() };
-            store.apply(some.iter().map(end).collect()).await?;
-        }
-        recovered.sessions.extend(sessions);
     }
 }
 

@@ -14,6 +14,18 @@ pub const HOME: &str = "HOME";
 /// Where programs are looked for.
 pub const PATH: &str = "PATH";
 
+/// Of the test build `writ-faults` alone, see `faults.rs`.
+#[cfg(feature = "fault-points")]
+pub const WRIT_FAULT: &str = "WRIT_FAULT";
+#[cfg(feature = "fault-points")]
+pub const WRIT_FAULT_SEED: &str = "WRIT_FAULT_SEED";
+#[cfg(feature = "fault-points")]
+pub const WRIT_FAULT_SPAN: &str = "WRIT_FAULT_SPAN";
+#[cfg(feature = "fault-points")]
+pub const WRIT_FAULT_MARK: &str = "WRIT_FAULT_MARK";
+#[cfg(feature = "fault-points")]
+pub const WRIT_FAULT_REVERSED: &str = "WRIT_FAULT_REVERSED";
+
 /// What the daemon keeps of the environment that it was started in. It must not hold a key for hours because the first
 /// command that needed it happened to.
 pub const DAEMON_KEEPS: &[&str] = &[
@@ -30,4 +42,14 @@ pub const DAEMON_KEEPS: &[&str] = &[
     "LANG",
     "LC_ALL",
     "TZ",
+    #[cfg(feature = "fault-points")]
+    WRIT_FAULT,
+    #[cfg(feature = "fault-points")]
+    WRIT_FAULT_SEED,
+    #[cfg(feature = "fault-points")]
+    WRIT_FAULT_SPAN,
+    #[cfg(feature = "fault-points")]
+    WRIT_FAULT_MARK,
+    #[cfg(feature = "fault-points")]
+    WRIT_FAULT_REVERSED,
 ];

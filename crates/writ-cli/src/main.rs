@@ -15,6 +15,8 @@ mod daemon;
 mod demo;
 mod env_vars;
 mod fault;
+#[cfg(feature = "fault-points")]
+mod faults;
 mod keys;
 mod output;
 mod paths;
@@ -30,6 +32,12 @@ use output::Output;
 use paths::Paths;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "fault-points")]
+    if let Err(why) = faults::install(env!("CARGO_BIN_NAME")) {
+        let fault = Fault::new(why, "see the top of faults.rs");
+        Output { json: false, quiet: false }.fault(&fault);
+        return ExitCode::from(fault.exit);
+    }
     // First of all: a stage must not have a second thread, and what it does is nobody else's.
     if let Some(code) = writ_run::stage().or_else(daemon::stage).or_else(demo::client::stage) {
         return code;

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
 
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use writ_testkit::{Provider, Scene, refuse_namespaces};
@@ -59,6 +60,33 @@ fn what_is_required_and_not_there_does_not_start() {
     let told = text(&out.stderr);
     assert!(told.contains("the program was not started: confined is not possible here (unshare"), "{told}");
     assert!(!scene.home.work().join("started").exists());
+    scene.home.close().unwrap();
+}
+
+/// A program that runs already could have used it up, so as to get the next one a lower level.
+#[test]
+fn what_ran_out_is_no_reason_for_a_lower_level() {
+    const FEW: &str = "echo 1 > /proc/sys/user/max_user_namespaces; exec \"$0\" run -- touch started";
+    let scene = Scene::start(WRIT, &[Provider::OpenAi]).unwrap();
+    let mut command = scene.home.command(Path::new("unshare"));
+    let out = command
+        .args(["--user", "--map-current-user", "--keep-caps", "sh", "-c", FEW, WRIT])
+        .output()
+        .unwrap();
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(125), "{told}");
+    assert!(told.contains("confined is not possible right now: second-namespace"), "{told}");
+    assert!(!scene.home.work().join("started").exists());
+    scene.home.close().unwrap();
+}
+
+#[test]
+fn the_doctor_finds_the_level_by_trying_it() {
+    let scene = Scene::start(WRIT, &[Provider::OpenAi]).unwrap();
+    let out = refused(&scene, &["doctor"]);
+    let said = text(&out.stdout);
+    assert!(said.contains("programs run at the level restricted"), "{said}");
+    assert!(said.contains("the level confined is not possible here: unshare"), "{said}");
     scene.home.close().unwrap();
 }
 

@@ -124,7 +124,7 @@ fn a_passphrase_opens_until_the_daemon_ends() {
 
     succeeds(&sealed.writ(&["stop"], b""));
     sealed.check_locked();
-    sealed.check_refused(WRONG, &["the passphrase is wrong", "next: try again"]);
+    sealed.check_refused(WRONG, &["the passphrase is wrong", "next: run `writ unlock` again"]);
     sealed.check_locked();
     succeeds(&sealed.writ(&["stop"], b""));
 

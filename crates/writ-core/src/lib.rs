@@ -18,6 +18,7 @@ mod brokerage;
 mod door;
 mod engine;
 mod evidence;
+pub mod fault_points;
 mod ids;
 mod injector;
 mod lease;

@@ -20,8 +20,13 @@ use std::{
 
 use writ_core::Host;
 
-/// Names of one session: the addresses of 198.18.0.0/15, but its first and its last.
-const NAMES_MAX: usize = (1 << 17) - 2;
+/// Numbers of one session: the addresses of 198.18.0.0/15, but its first and its last.
+const NUMBERS: usize = (1 << 17) - 2;
+/// Names of one session, and their letters in all. Nothing of a name is ever forgotten, so an agent that asks for as many as it can
+/// would otherwise hold tens of megabytes of the daemon's memory; a browser that reads all day asks for some thousands. With
+/// both, a session holds four megabytes at the most.
+const NAMES_MAX: usize = 1 << 14;
+const LETTERS_MAX: usize = 1 << 20;
 /// 198.18.0.0.
 const FIRST_V4: u32 = 0xc612_0000;
 /// fd77:7269:7400::, a unique local network.
@@ -30,7 +35,7 @@ const FIRST_V6: u128 = 0xfd77_7269_7400_0000_0000_0000_0000_0000;
 /// How far apart the first numbers of successive daemons are.
 const LIFE_NUMBERS: usize = 8191;
 
-/// No address is left.
+/// No more names, or letters of names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session has asked for more names than it may")]
 pub(crate) struct Exhausted;
@@ -45,7 +50,8 @@ pub(crate) struct Addresses {
 /// One session's names.
 pub(crate) struct Assigned {
     table: Mutex<Table>,
-    limit: usize,
+    /// Names, letters.
+    limits: (usize, usize),
     adopts: bool,
 }
 
@@ -54,11 +60,12 @@ struct Table {
     numbers: HashMap<Arc<str>, u32>,
     names: HashMap<u32, Arc<str>>,
     next: u32,
+    letters: usize,
 }
 
 impl Assigned {
     pub(crate) fn new() -> Self {
-        Self::with_limit(NAMES_MAX)
+        Self::with_limits(NAMES_MAX, LETTERS_MAX)
     }
 
     /// Of a session that goes on where `lives` daemons were lost: names with doors keep their numbers.
@@ -68,13 +75,13 @@ impl Assigned {
         for (host, number) in kept {
             table.bind(host, *number);
         }
-        let first = usize::try_from(lives).unwrap_or_default().wrapping_mul(LIFE_NUMBERS) % NAMES_MAX;
+        let first = usize::try_from(lives).unwrap_or_default().wrapping_mul(LIFE_NUMBERS) % NUMBERS;
         table.next = u32::try_from(first).unwrap_or_default();
         assigned
     }
 
-    fn with_limit(limit: usize) -> Self {
-        Self { table: Mutex::default(), limit, adopts: false }
+    fn with_limits(names: usize, letters: usize) -> Self {
+        Self { table: Mutex::default(), limits: (names, letters), adopts: false }
     }
 
     /// The addresses of a name, the same at every call.
@@ -88,10 +95,10 @@ impl Assigned {
         if let Some(number) = table.numbers.get(host.as_str()) {
             return Ok(*number);
         }
-        if table.names.len() >= self.limit {
+        if !table.has_room(host, self.limits) {
             return Err(Exhausted);
         }
-        let limit = u32::try_from(self.limit).map_err(|_| Exhausted)?;
+        let limit = u32::try_from(NUMBERS).map_err(|_| Exhausted)?;
         // There is a free one, since fewer than all are taken.
         while table.names.contains_key(&table.next) {
             table.next = table.next.wrapping_add(1) % limit;
@@ -118,7 +125,10 @@ impl Assigned {
     /// connection may have been quicker.
     pub(crate) fn adopt(&self, address: IpAddr, host: &Host) -> Option<Host> {
         if self.may_adopt(address) {
-            self.table().bind(host, number(address)?);
+            let mut table = self.table();
+            if table.has_room(host, self.limits) {
+                table.bind(host, number(address)?);
+            }
         }
         self.name(address)
     }
@@ -129,9 +139,14 @@ impl Assigned {
 }
 
 impl Table {
+    fn has_room(&self, host: &Host, (names, letters): (usize, usize)) -> bool {
+        self.names.len() < names && self.letters.saturating_add(host.as_str().len()) <= letters
+    }
+
     /// A name may have several numbers, of which one is told; a number has one name, for ever.
     fn bind(&mut self, host: &Host, number: u32) {
         let name: Arc<str> = host.as_str().into();
+        self.letters = self.letters.saturating_add(name.len());
         self.numbers.entry(name.clone()).or_insert(number);
         self.names.entry(number).or_insert(name);
     }
@@ -143,11 +158,11 @@ fn number(address: IpAddr) -> Option<u32> {
         IpAddr::V4(v4) => u32::from(v4).checked_sub(FIRST_V4 + 1)?,
         IpAddr::V6(v6) => u32::try_from(u128::from(v6).checked_sub(FIRST_V6 + 1)?).ok()?,
     };
-    usize::try_from(number).is_ok_and(|number| number < NAMES_MAX).then_some(number)
+    usize::try_from(number).is_ok_and(|number| number < NUMBERS).then_some(number)
 }
 
 fn addresses(number: u32) -> Addresses {
-    // A number is less than NAMES_MAX, so neither sum leaves its network.
+    // A number is less than NUMBERS, so neither sum leaves its network.
     let v4 = Ipv4Addr::from(FIRST_V4.saturating_add(1).saturating_add(number));
     let v6 = Ipv6Addr::from(FIRST_V6.saturating_add(1).saturating_add(number.into()));
     Addresses { v4, v6 }
@@ -218,14 +233,32 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_is_inside_and_then_there_is_none() {
-        let last = u32::try_from(NAMES_MAX).unwrap() - 1;
+    fn names_and_their_letters_are_limited() {
+        let last = u32::try_from(NUMBERS).unwrap() - 1;
         assert_eq!(addresses(last).v4.to_string(), "198.19.255.254");
-        let names = Assigned::with_limit(2);
+        let names = Assigned::with_limits(2, 100);
         for name in ["a.example", "b.example"] {
             names.assign(&host(name)).unwrap();
         }
         assert_eq!(names.assign(&host("c.example")), Err(Exhausted));
         assert!(names.assign(&host("a.example")).is_ok(), "a known name is still answered");
+        let names = Assigned::with_limits(100, 20);
+        assert!(names.assign(&host("a.example")).is_ok());
+        assert!(names.assign(&host("b.example")).is_ok());
+        assert_eq!(names.assign(&host("c.example")), Err(Exhausted), "27 letters");
+    }
+
+    #[test]
+    fn a_session_that_asks_for_as_many_names_as_it_can_holds_little() {
+        let names = Assigned::again(&[], 1);
+        let long =
+            |number: usize| host(&format!("{number}.{}.example", ["x".repeat(60), "y".repeat(60)].join(".")));
+        let asked = (0..3 * NAMES_MAX).filter(|number| names.assign(&long(*number)).is_ok()).count();
+        for number in 0..u32::try_from(NUMBERS).unwrap() {
+            names.adopt(addresses(number).v4.into(), &long(usize::try_from(number).unwrap()));
+        }
+        let table = names.table();
+        assert!(asked < NAMES_MAX && table.names.len() <= asked, "{asked}, adopted {}", table.names.len());
+        assert!(table.names.values().map(|name| name.len()).sum::<usize>() <= LETTERS_MAX);
     }
 }

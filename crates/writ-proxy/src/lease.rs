@@ -107,7 +107,8 @@ impl Lease {
 
     /// Takes over how long the same lease lives by the broker's newer word. What has ended stays so.
     pub(crate) fn prolong(&self, newer: &Self) {
-        for (own, newer) in [(&self.expires_boot, &newer.expires_boot), (&self.renew_boot, &newer.renew_boot)] {
+        for (own, newer) in [(&self.expires_boot, &newer.expires_boot), (&self.renew_boot, &newer.renew_boot)]
+        {
             own.store(newer.load(Ordering::SeqCst), Ordering::SeqCst);
         }
         self.expires_at.store(newer.expires_at.load(Ordering::SeqCst), Ordering::SeqCst);
@@ -116,7 +117,8 @@ impl Lease {
 
     /// Whether it is time to renew, told to one caller only.
     pub(crate) fn take_renewal(&self, now: Now) -> bool {
-        millis(now.boot) >= self.renew_boot.load(Ordering::SeqCst) && !self.renewing.swap(true, Ordering::Relaxed)
+        millis(now.boot) >= self.renew_boot.load(Ordering::SeqCst)
+            && !self.renewing.swap(true, Ordering::Relaxed)
     }
 
     /// Ends it. The first end stays, except that a cut overrides an expiry.

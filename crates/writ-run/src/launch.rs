@@ -21,7 +21,7 @@ use writ_core::Door;
 use crate::{
     Captured, Delivered, Event, NetworkPlan, Plan, ProcessPlan, RawPath, Step, StepFault, Terminal, View,
     stage::{
-        Stage,
+        Stage, cgroup,
         channel::{Channel, InitOrder, Order, Reply, Report},
         seal,
     },
@@ -277,7 +277,7 @@ impl Running {
         let _ = writ_sys::pidfd_exited(&self.pid_one, DEATH_MAX);
         self.stage.end();
         if let Some(group) = self.cgroup.take() {
-            let _ = std::fs::remove_dir(&*group);
+            cgroup::remove(&group);
         }
     }
 }

@@ -31,7 +31,8 @@ pub use agent::{Agent, Event, Plain};
 pub use bytes::{Bytes, RawPath};
 pub use launch::{Doors, Prepared, Running, probe};
 pub use plan::{
-    Captured, DELIVERED, Delivered, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Seeding, Terminal, Wishes,
+    Captured, DELIVERED, Delivered, EtcFile, HomeFile, NetworkPlan, Plan, ProcessPlan, Replacement, Seeding,
+    Terminal, Wishes,
 };
 pub use publish::{Publish, Published};
 pub use stage::stage;

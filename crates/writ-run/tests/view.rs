@@ -576,6 +576,36 @@ fn what_the_host_mounts_later_does_not_appear() {
 }
 
 #[test]
+fn a_credential_that_appears_meanwhile_is_not_seen() {
+    const NAME: &str = "a_credential_that_appears_meanwhile_is_not_seen";
+    if inside(layers).is_some() {
+        return;
+    }
+    for uid in accounts() {
+        let scene = Scene::new(uid);
+        scene.file("home/.aws/config", "[default]\nregion = x\n");
+        scene.file("home/.config/known", "x");
+        scene.file("home/.ssh/config", "Host *\n");
+        let setup = "mkfifo -m 666 work/to work/from; (cd work; exec \"$@\") & inner=$!
+             read line < work/to; cd home; mkdir -p .config/gh .kube .codex
+             for f in .config/gh/hosts.yml .kube/config .codex/auth.json .ssh/id_rsa; do echo 'oauth_token: SECRET' > $f; done
+             echo 'machine x login y password SECRET' > .netrc; echo 'token = SECRET' > .aws/credentials; echo 'editor: SECRET' > .config/gh/config.yml
+             chmod -R a+rX .; cd ..; echo go > work/from; wait $inner";
+        let before = "test ! -e ~/.kube; test -z \"$(ls -A ~ | grep netrc)\"; test \"$(ls ~/.aws)\" = config; mkdir ~/.codex
+             echo own > ~/.codex/auth.json";
+        let after = "no grep -rq SECRET ~; test ! -e ~/.kube; test \"$(ls ~/.ssh ~/.aws | grep -v :)\" = \"$(printf 'config\\n\\nconfig')\"
+             grep -q own ~/.codex/auth.json; grep -q x ~/.config/known; mkdir ~/.kube; echo own > ~/.kube/own; ls ~/.kube";
+        let script = format!("{before}\necho ready > to; read line < from\n{after}");
+        told(&scene.after(setup, NAME, &script).output().unwrap(), uid, &script);
+        // Now they are there from the beginning: what is no secret of theirs is seen, and the agent's own stays.
+        let script = "no grep -rq SECRET ~/.netrc ~/.aws ~/.config/gh/hosts.yml ~/.ssh
+             grep -q SECRET ~/.config/gh/config.yml; grep -q writ_withheld ~/.config/gh/hosts.yml; test ! -e ~/.ssh/id_rsa
+             grep -q own ~/.kube/own; test -e ~/.kube/config";
+        scene.succeeds(NAME, script);
+    }
+}
+
+#[test]
 fn the_terminal_has_a_name_inside() {
     const NAME: &str = "the_terminal_has_a_name_inside";
     if inside(layers).is_some() {

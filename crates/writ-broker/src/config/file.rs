@@ -11,7 +11,7 @@ use writ_core::{
     Authority, CredentialName, Egress, PathPattern, Reveal, RoleName, Selector, SpiffeId, TargetName, Ttl,
 };
 
-use super::When;
+use super::{IssueRate, When};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -151,6 +151,10 @@ pub struct RoleEntry {
     pub ttl: Option<Spanned<Ttl>>,
     /// How long a session may last at the longest.
     pub ttl_max: Option<Spanned<Ttl>>,
+    /// Leases at once, of each workload that has the role.
+    pub leases_max: Option<Spanned<u32>>,
+    /// Leases in a time, of each workload that has the role.
+    pub issue_rate: Option<Spanned<IssueRate>>,
     /// Its SHA-256 becomes a fact of the session. Relative to the session's directory.
     pub prompt_file: Option<PathBuf>,
     #[serde(default)]

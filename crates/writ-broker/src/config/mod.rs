@@ -13,6 +13,7 @@ mod check;
 mod fault;
 mod file;
 mod load;
+mod quota;
 pub mod reference;
 mod repository;
 mod resolve;
@@ -27,6 +28,7 @@ pub use file::{
     Config, CredentialEntry, GrantEntry, InjectEntry, InjectKind, RoleEntry, RunEntry, SealEntry, SealKind,
     TargetEntry, WorkloadEntry,
 };
+pub use quota::{IssueRate, IssueRateError, Quota};
 pub use repository::{REPOSITORY_MAX, Repository};
 pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,

@@ -14,7 +14,7 @@ use writ_core::{
 };
 
 use super::{
-    Config, ConfigFault, CredentialEntry, GrantEntry, Resolved, ResolvedCredential, ResolvedGrant,
+    Config, ConfigFault, CredentialEntry, GrantEntry, Quota, Resolved, ResolvedCredential, ResolvedGrant,
     ResolvedRole, ResolvedTarget, RoleEntry, Run, SealEntry, SealKind, WorkloadEntry,
     check::{self, Wrong},
     nearest,
@@ -324,6 +324,7 @@ impl At<'_> {
             let what = format!("the prompt file {} is outside the session's directory", path.display());
             return Err(self.fault(entry.name.span(), what, "name a file in it, without `..`"));
         }
+        let quota = self.quota(&entry)?;
         let mut grants = Vec::new();
         for grant in entry.grants {
             grants.push(self.grant(grant.into_inner(), targets)?);
@@ -332,8 +333,25 @@ impl At<'_> {
             name: entry.name.into_inner(),
             ttl,
             ttl_max,
+            quota,
             prompt_file: entry.prompt_file,
             grants,
+        })
+    }
+
+    /// What each workload of the role may have and take.
+    fn quota(&self, entry: &RoleEntry) -> Fallible<Quota> {
+        let default = Quota::default();
+        if let Some(zero) = entry.leases_max.as_ref().filter(|max| *max.as_ref() == 0) {
+            return Err(self.fault(
+                zero.span(),
+                "a role without leases can do nothing",
+                "remove the role's grants instead",
+            ));
+        }
+        Ok(Quota {
+            leases_max: entry.leases_max.as_ref().map_or(default.leases_max, |max| *max.as_ref()),
+            issue_rate: entry.issue_rate.as_ref().map_or(default.issue_rate, |rate| *rate.as_ref()),
         })
     }
 

@@ -13,7 +13,7 @@ use writ_core::{
     TargetName, Ttl,
 };
 
-use super::{SealEntry, When};
+use super::{Quota, SealEntry, When};
 use crate::registration::Registration;
 
 /// The person's configuration, checked.
@@ -91,6 +91,8 @@ pub struct ResolvedRole {
     pub ttl: Ttl,
     /// How long a session may last at the longest.
     pub ttl_max: Ttl,
+    /// For each workload that has the role.
+    pub quota: Quota,
     /// Relative to the session's directory.
     pub prompt_file: Option<PathBuf>,
     pub grants: Vec<ResolvedGrant>,

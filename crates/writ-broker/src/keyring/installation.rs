@@ -86,7 +86,10 @@ impl Installation {
         let seal = seal::seal(seal, &SealPlaces::within(state))?;
         prepare(state)?;
         let store = SqliteStore::open(&state.join(STORE_FILE), Options::default())?;
-        Self::with(Arc::new(store), seal.into()).await
+        let store: Arc<dyn Store> = Arc::new(store);
+        #[cfg(feature = "fault-points")]
+        let store = crate::store::reversed(store);
+        Self::with(store, seal.into()).await
     }
 
     /// The same on a store that is open already.

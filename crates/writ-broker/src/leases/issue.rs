@@ -5,11 +5,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use writ_api::seal::{self, Place};
 use writ_core::{
-    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Login, Minted, Permit, Receipt,
-    RecipientKey, Refusal, RefusalKind, Tools,
+    Action, BoxFuture, Engine, EngineFault, Granted, LeaseEnd, LeaseId, LeaseState, Login, Minted, Permit,
+    Receipt, RecipientKey, Refusal, RefusalKind, Tools, fault_point,
 };
 
-use super::{BrokerTools, table::Barred};
+use super::{
+    BrokerTools,
+    table::{Barred, Booking},
+};
 use crate::{
     broker::Broker,
     config::ResolvedCredential,
@@ -52,6 +55,9 @@ pub(super) async fn issue_to(
     credential: Option<&ResolvedCredential>,
     recipient: &RecipientKey,
 ) -> Result<Made, Refusal> {
+    if let Some(credential) = credential {
+        broker.quarantines.check(&permit.principal().role, &credential.name)?;
+    }
     for _ in 1..ATTEMPTS {
         match attempt(broker, open, session, permit, credential, recipient).await {
             // Only a replaced credential ends a flight so.
@@ -77,14 +83,20 @@ async fn attempt(
     recipient: &RecipientKey,
 ) -> Result<Made, Refusal> {
     let maker = Maker::of(broker, credential)?;
+    let quota = broker.rules.in_force()?.role(&permit.principal().role)?.quota;
     let tools = BrokerTools { broker, open };
     let issued_at = broker.clock.now();
     let lease = LeaseId::new(issued_at, &broker.random_bytes()?);
-    let target = permit.asked().target.clone();
-    let flight = broker
-        .leases
-        .take_off(lease, session.id(), target, permit.asked().credential.clone())
-        .map_err(barred)?;
+    let booking = Booking {
+        lease,
+        principal: permit.principal(),
+        target: &permit.asked().target,
+        credential: permit.asked().credential.as_ref(),
+        revealed: permit.asked().action == Action::Reveal,
+        quota,
+    };
+    let flight =
+        broker.leases.take_off(&booking, broker.clock.as_ref()).map_err(|why| barred(permit, why))?;
     // Again, now that whoever ends the session sees the flight.
     broker.sessions.identify(session.id(), broker.clock.as_ref())?;
     let deadline = Deadline::new(broker.clock.as_ref(), permit.expires_at());
@@ -94,18 +106,27 @@ async fn attempt(
 
     let receipt = maker.plan(permit, lease, &tools).await?;
     let record = record(broker, permit, maker, lease, &receipt, issued_at);
+    let lane = record.lane.clone();
+    fault_point!("issue.planned");
     broker.store.apply(vec![Change::OpenLease(record)]).await.map_err(unopened)?;
+    fault_point!("issue.opened");
     let minted = maker.mint(permit, &receipt, &tools).await?;
+    fault_point!("issue.minted");
+    if broker.lanes.reached(&lane) {
+        broker.leases.ending.notify_one();
+    }
     let activate = Change::ActivateLease {
         lease,
         version: minted.as_ref().map_or(0, |made| made.version),
         receipt: minted.as_ref().and_then(|made| made.receipt.clone()),
     };
     broker.store.apply(vec![activate]).await.map_err(fault::store)?;
+    fault_point!("issue.activated");
     let place = Place::Lease { session: session.id(), lease };
     let sealed = minted.as_ref().map(|made| seal::seal(&made.secret, recipient, &place));
     let sealed = sealed.transpose().map_err(fault::seal)?;
-    flight.land(deadline).map_err(overtaken)?;
+    flight.land(deadline, broker.clock.as_ref()).map_err(overtaken)?;
+    fault_point!("issue.landed");
     let granted = Granted {
         lease,
         credential: permit.asked().credential.clone(),
@@ -216,12 +237,26 @@ async fn within<T>(
     }
 }
 
-fn barred(barred: Barred) -> Refusal {
+fn barred(permit: &Permit, barred: Barred) -> Refusal {
+    let role = &permit.principal().role;
     match barred {
         Barred::Crowded => Refusal::new(
             RefusalKind::Limit,
             "too many leases are alive at once",
             "end sessions that are not needed (`writ session list`)",
+        ),
+        Barred::Quota { leases_max } => Refusal::new(
+            RefusalKind::Limit,
+            format!("the role {role} has {leases_max} leases alive for this workload, its `leases_max`"),
+            "try again when one has ended, or ask the operator to raise `leases_max` of the role",
+        ),
+        Barred::Rate { rate, wait } => Refusal::new(
+            RefusalKind::Limit,
+            format!("the role {role} took {rate} leases for this workload, its `issue_rate`"),
+            format!(
+                "try again in {} s, or ask the operator to raise `issue_rate` of the role",
+                wait.as_millis().div_ceil(1000).max(1)
+            ),
         ),
         Barred::Revoked => revoked(),
     }

@@ -8,19 +8,23 @@
 //! ```
 //!
 //! A crash, a failure or a dropped future between any two of these steps leaves a lease that is revocable from its stored
-//! receipt alone; `tasks/` finishes what was left. Absent: renewal. The data plane acquires again, ahead of time.
+//! receipt alone; `tasks/` finishes what was left. A role whose leases cannot be revoked gets no more of them (quarantine.rs). What programs hold
+//! themselves is renewed (renew.rs); what is injected the data plane acquires again, ahead of time.
 
 mod end;
 mod issue;
+pub(crate) mod quarantine;
+mod renew;
 mod reveal;
 mod settle;
 mod table;
 mod tools;
 
-pub(crate) use end::{cancel, end, finish};
+pub(crate) use end::{cancel, end, end_known, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
+pub(crate) use renew::renew;
 pub(crate) use reveal::{held, reveal};
-pub(crate) use settle::{Settled, settle};
-pub(crate) use table::Table;
+pub(crate) use settle::settle;
+pub(crate) use table::{Table, Which};
 pub(crate) use tools::BrokerTools;
 pub use tools::Engines;

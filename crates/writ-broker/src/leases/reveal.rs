@@ -22,14 +22,7 @@ use writ_core::{
 };
 
 use super::issue::{Made, issue_to, revoked};
-use crate::{
-    broker::Broker,
-    config::ResolvedTarget,
-    confirm,
-    door::Unlocked,
-    records,
-    rules::Rules,
-};
+use crate::{broker::Broker, config::ResolvedTarget, confirm, door::Unlocked, records, rules::Rules};
 
 /// The longest that a run waits for its logins: a person sits before it.
 const REVEAL_MAX: Duration = Duration::from_secs(15);
@@ -73,16 +66,15 @@ pub(crate) fn held(
     permit: &Permit,
 ) -> Result<Granted, Refusal> {
     let target = &permit.asked().target;
-    if broker.leases.is_barred(session.id(), target) {
+    if broker.leases.is_barred(&session.id(), target) {
         return Err(revoked());
     }
     let known = session.revealed(target);
-    let alive = known.and_then(|known| Some((broker.leases.deadline(&known.lease)?, known)));
+    let clock = broker.clock.as_ref();
+    let alive = known.and_then(|known| Some((broker.leases.expires_at(&known.lease, clock)?, known)));
     match alive {
-        Some((deadline, known)) if !deadline.has_passed(broker.clock.as_ref()) => {
-            Ok(Granted { expires_at: deadline.at, ..known })
-        }
-        _ => Err(Refusal::new(
+        Some((expires_at, known)) => Ok(Granted { expires_at, ..known }),
+        None => Err(Refusal::new(
             RefusalKind::NoCredential,
             format!("the program of this session holds no login for {target}"),
             "start a new run",
@@ -120,8 +112,7 @@ async fn made(
     let session = broker.sessions.identify(session, broker.clock.as_ref())?;
     let Some(name) = &target.credential else { return Err(no_login(target)) };
     let credential = rules.credential(name)?;
-    let asked =
-        Asked { action: Action::Reveal, target: target.name.clone(), credential: Some(name.clone()) };
+    let asked = Asked { action: Action::Reveal, target: target.name.clone(), credential: Some(name.clone()) };
     let context = session.context(broker.clock.as_ref());
     let permit = authorize(&rules.policy, session.principal(), &asked, &context)?;
     confirm::check(broker.store.as_ref(), target, credential).await?;

@@ -25,7 +25,9 @@ use crate::{
     broker::Broker,
     credentials, door,
     door::Unlocked,
-    fault, leases, originals,
+    fault,
+    leases::{self, Which},
+    originals,
     records::{self, Command},
     seen,
     sessions::{self, End},
@@ -240,8 +242,8 @@ async fn perform(broker: &Broker, open: &Unlocked, ask: Ask) -> Result<Answer, R
             Ok(Answer::Leases { leases: vec![rows::lease(find_lease(broker, lease).await?)] })
         }
         Ask::LeaseRevoke { lease } => {
-            find_lease(broker, lease).await?;
-            leases::end(broker, LeaseEnd::Revoked, |known, _| *known == lease).await.map_err(fault::store)?;
+            let lease = find_lease(broker, lease).await?;
+            leases::end_known(broker, &lease, LeaseEnd::Revoked).await.map_err(fault::store)?;
             Ok(Answer::Done)
         }
         Ask::Prove { passphrase } => proof::prove(broker, &passphrase).await.map(|()| Answer::Done),
@@ -279,7 +281,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         locked: open.is_none(),
         seal: broker.installation.seal_kind().to_owned(),
         sessions: broker.sessions.count(),
-        leases: broker.leases.count(|_| true),
+        leases: broker.leases.count(Which::All),
         audit_key: open.map(Unlocked::audit_key),
         audit_anchor: tasks::anchor::remembered(broker).await.map_err(fault::store)?,
         config: broker.rules.path().display().to_string(),
@@ -296,7 +298,7 @@ async fn unlock(broker: &Broker, uid: u32, passphrase: &Sealed) -> Result<Answer
     if broker.open_door().is_none() {
         if let Err(fault) = broker.installation.unlock(passphrase).await {
             sleep(proof::WRONG_PAUSE).await;
-            return Err(proof::unopened(&fault));
+            return Err(proof::unopened(&fault, "run `writ unlock` again"));
         }
         door::open(broker).await.map_err(|fault| fault::internal(&fault))?;
     }

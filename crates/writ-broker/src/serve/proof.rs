@@ -82,16 +82,16 @@ pub(super) async fn prove(broker: &Broker, passphrase: &Sealed) -> Result<(), Re
         Ok(()) => Ok(()),
         Err(fault) => {
             sleep(WRONG_PAUSE).await;
-            Err(unopened(&fault))
+            Err(unopened(&fault, "try again"))
         }
     }
 }
 
-/// Why a passphrase opened nothing.
-pub(super) fn unopened(fault: &InstallationFault) -> Refusal {
+/// Why a passphrase opened nothing, and what to do about a wrong one.
+pub(super) fn unopened(fault: &InstallationFault, again: &str) -> Refusal {
     match fault {
         InstallationFault::WrongPassphrase => {
-            Refusal::new(RefusalKind::Denied, "the passphrase is wrong", "try again")
+            Refusal::new(RefusalKind::Denied, "the passphrase is wrong", again)
         }
         fault => Refusal::new(RefusalKind::Invalid, fault.to_string(), "see `writ doctor`"),
     }

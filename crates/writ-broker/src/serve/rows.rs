@@ -4,12 +4,13 @@ use writ_api::control::{LeaseRow, SessionRow};
 
 use crate::{
     broker::Broker,
+    leases::Which,
     records,
     store::{LeaseRecord, SessionRecord},
 };
 
 pub(super) fn session(broker: &Broker, record: SessionRecord) -> SessionRow {
-    let leases = broker.leases.count(|lease| lease.session == record.session);
+    let leases = broker.leases.count(Which::Session(record.session));
     SessionRow {
         session: record.session,
         workload: record.workload,

@@ -89,7 +89,12 @@ impl Doors {
             Door::Named { authority } if self.network.is_none() => {
                 self.login.contains(authority) && at.ip().is_loopback()
             }
-            Door::Local { port } => self.network.is_some() && self.local.contains(port) && at.ip().is_loopback() && at.port() == *port,
+            Door::Local { port } => {
+                self.network.is_some()
+                    && self.local.contains(port)
+                    && at.ip().is_loopback()
+                    && at.port() == *port
+            }
             Door::Named { authority } => {
                 let one = self.named.iter().find(|one| one.authority == *authority);
                 one.is_some_and(|one| one.addresses.contains(&at.ip()) && at.port() == authority.port())

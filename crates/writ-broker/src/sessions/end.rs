@@ -3,11 +3,12 @@
 use std::fmt;
 
 use writ_audit::Outcome;
-use writ_core::{LeaseEnd, LeaseId, Notice, SessionId};
+use writ_core::{LeaseEnd, LeaseId, Notice, SessionId, fault_point};
 
 use crate::{
     broker::Broker,
-    leases, records,
+    leases::{self, Which},
+    records,
     store::{Change, StoreFault},
 };
 
@@ -67,10 +68,14 @@ pub(crate) async fn end(broker: &Broker, session: SessionId, end: End) -> Result
     // From here on nothing is acquired for it: first the mark, then the leases, then the disk.
     let Some(over) = broker.sessions.alive().remove(&session) else { return Ok(()) };
     broker.sessions.ending().insert(session, end.as_str().to_owned());
-    let leases = leases::cancel(broker, LeaseEnd::SessionEnded, |_, row| row.session == session);
+    let leases = leases::cancel(broker, LeaseEnd::SessionEnded, Which::Session(session));
     broker.leases.session_is_over(session);
     over.over.send_replace(Some(end.to_string()));
     let durable = finish(broker, session, end.as_str(), &leases).await;
+    if durable.is_err() {
+        broker.leases.ending.notify_one();
+    }
+    fault_point!("session.ended");
     if let Some(open) = broker.open_door() {
         let outcome = Outcome { reason: Some(end.as_str()), ..Outcome::ok() };
         if let Err(refusal) = records::session(broker, open, &over.facts, "end", &outcome) {

@@ -25,7 +25,9 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use writ_api::run::FromBroker;
-use writ_core::{Clock, Context, Granted, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName};
+use writ_core::{
+    Clock, Context, Granted, Level, Principal, RecipientKey, Refusal, RoutePlan, SessionId, TargetName,
+};
 
 pub(crate) use doors::Doors;
 pub(crate) use end::{End, end, finish_ending};

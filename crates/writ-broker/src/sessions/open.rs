@@ -8,7 +8,9 @@ use tokio::{
 };
 use writ_api::run::{FromBroker, Open, Opened};
 use writ_audit::{Attempt, Kind, Outcome};
-use writ_core::{Door, Principal, Refusal, RefusalKind, Secret, SessionId, SessionPlan, SessionReady};
+use writ_core::{
+    Door, Principal, Refusal, RefusalKind, Secret, SessionId, SessionPlan, SessionReady, fault_point,
+};
 
 use super::{
     Attached, End, Facts, LINES_MAX, Peer, Session, answer, end,
@@ -74,6 +76,7 @@ async fn establish(
     let routes = plan.routes.clone();
     prepared.doors.local.clone_from(&plan.local);
     broker.store.apply(vec![Change::OpenSession(prepared.record.clone())]).await.map_err(fault::store)?;
+    fault_point!("session.opened");
     let mut ready = match serve(broker, plan, prepared.kept.take(), sockets).await {
         Ok(ready) => ready,
         Err(refusal) => {

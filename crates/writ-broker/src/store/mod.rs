@@ -5,10 +5,14 @@
 //! a savepoint each, and answers when it is on disk. The store never sees a plaintext: what is sensitive arrives sealed by the
 //! keyring. Absent: the audit log, which is no table.
 
+#[cfg(feature = "fault-points")]
+mod reversed;
 mod sqlite;
 #[cfg(test)]
 mod suite;
 
+#[cfg(feature = "fault-points")]
+pub(crate) use reversed::reversed;
 pub use sqlite::{Options, SqliteStore};
 
 use serde::{Deserialize, Serialize};
@@ -192,6 +196,36 @@ pub struct Claim {
     pub limit: u32,
 }
 
+/// Asks for an end of what nobody owns any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Who asks, and lives.
+    pub boot: BootId,
+    pub at: Timestamp,
+    /// The end of sessions, as [`Change::EndSession`] has it. Leases end as [`LeaseEnd::Orphaned`].
+    pub end: String,
+    /// How many sessions, or leases, at the most.
+    pub limit: u32,
+}
+
+/// What was ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orphaned {
+    pub sessions: Vec<SessionId>,
+    pub leases: Vec<LeaseId>,
+}
+
+/// Leases of one role and credential that have been `revoking` for long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    pub role: RoleName,
+    /// `None`: leases without a credential.
+    pub credential: Option<CredentialName>,
+    pub leases: u64,
+    /// Since when the oldest has been `revoking`.
+    pub since: Timestamp,
+}
+
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFault {
@@ -254,6 +288,14 @@ pub trait Store: Send + Sync {
 
     /// Claims leases to settle and returns them. Another claim of the same boot may return them again.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>>;
+
+    /// Ends sessions and leases of boots that are dead, durably, and returns them; empty when there is none. Sessions come first:
+    /// an answer that names leases was given when no session was left. A store that only one daemon can open takes every boot
+    /// but the asking one for dead; one that several share, those whose heartbeat stopped.
+    fn orphan(&self, ask: Orphan) -> BoxFuture<'_, Result<Orphaned, StoreFault>>;
+
+    /// What has been `revoking` since `before` or earlier, by role and credential, of all boots.
+    fn stuck(&self, before: Timestamp) -> BoxFuture<'_, Result<Vec<Stuck>, StoreFault>>;
 
     /// The pending values, by name.
     fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>>;

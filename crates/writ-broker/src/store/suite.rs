@@ -11,8 +11,8 @@ use writ_core::{
 };
 
 use super::{
-    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, SessionRecord, Store, StoreFault,
-    StoredValue,
+    Change, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned, SessionRecord,
+    Store, StoreFault, StoredValue, Stuck,
 };
 
 /// Runs every check on a store of its own.
@@ -30,6 +30,8 @@ where
     every_end_and_outcome_is_kept(&*make().await).await;
     no_lease_without_a_living_session(&*make().await).await;
     leases_are_found_by_filter(&*make().await).await;
+    orphans_are_found_in_parts(&*make().await).await;
+    what_is_stuck_is_counted(&*make().await).await;
     lists_are_bounded(&*make().await).await;
     a_job_is_all_or_nothing(&*make().await).await;
     meta_values_are_replaced(&*make().await).await;
@@ -354,6 +356,67 @@ async fn leases_are_found_by_filter(store: &dyn Store) {
         let expected: Vec<LeaseId> = expected.into_iter().map(lease_id).collect();
         assert_eq!(found, expected, "{filter:?}");
     }
+}
+
+/// Boot 5 asks; what boots before and after it by number left is dead.
+async fn orphans_are_found_in_parts(store: &dyn Store) {
+    let of = |number, owner| SessionRecord { boot: boot(owner), ..session(number) };
+    for (number, owner) in [(1, 5), (2, 4), (3, 4), (4, 9)] {
+        store.apply(vec![Change::OpenSession(of(number, owner))]).await.unwrap();
+    }
+    for (number, session, owner) in [(1, 1, 5), (2, 2, 4), (3, 2, 4), (4, 3, 4), (5, 4, 9), (6, 4, 9)] {
+        let record = LeaseRecord { boot: boot(owner), ..lease(number, session) };
+        store.apply(vec![Change::OpenLease(record)]).await.unwrap();
+    }
+    let activate = Change::ActivateLease { lease: lease_id(2), version: 1, receipt: None };
+    let revoke = Change::RevokeLease { lease: lease_id(3), at: at(7), end: LeaseEnd::Expired };
+    store.apply(vec![activate, revoke]).await.unwrap();
+    let ask = || store.orphan(Orphan { boot: boot(5), at: at(9), end: "orphaned".into(), limit: 2 });
+    let (mut sessions, mut leases) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let Orphaned { sessions: some, leases: others } = ask().await.unwrap();
+        assert!(some.len() <= 2 && others.len() <= 2, "as many as were asked for");
+        assert!(some.is_empty() || leases.is_empty() && others.is_empty(), "sessions come first");
+        sessions.extend(some);
+        leases.extend(others);
+    }
+    sessions.sort_unstable();
+    leases.sort_unstable();
+    assert_eq!(sessions, [2, 3, 4].map(session_id));
+    assert_eq!(leases, [2, 4, 5, 6].map(lease_id), "3 was revoking, 1 is the asking boot's own");
+    for number in [2, 4, 5, 6] {
+        let found = store.lease(lease_id(number)).await.unwrap().unwrap();
+        assert_eq!((found.state, found.end), (LeaseState::Revoking, Some(LeaseEnd::Orphaned)), "{number}");
+    }
+    assert_eq!(store.lease(lease_id(3)).await.unwrap().unwrap().end, Some(LeaseEnd::Expired));
+    assert_eq!(store.lease(lease_id(1)).await.unwrap().unwrap().end, None);
+    assert_eq!(store.session(session_id(4)).await.unwrap().unwrap().end.as_deref(), Some("orphaned"));
+    assert_eq!(store.sessions(false).await.unwrap(), [of(1, 5)]);
+}
+
+async fn what_is_stuck_is_counted(store: &dyn Store) {
+    store.apply(vec![Change::OpenSession(session(1))]).await.unwrap();
+    let other = LeaseRecord { credential: Some(name("git")), ..lease(4, 1) };
+    let bare = LeaseRecord { credential: None, ..lease(5, 1) };
+    for (record, since) in
+        [(lease(1, 1), 50), (lease(2, 1), 40), (lease(3, 1), 61), (other, 60), (bare, 10), (lease(6, 1), 5)]
+    {
+        let revoke = Change::RevokeLease { lease: record.lease, at: at(since), end: LeaseEnd::Expired };
+        store.apply(vec![Change::OpenLease(record), revoke]).await.unwrap();
+    }
+    store.apply(vec![Change::OpenLease(lease(7, 1))]).await.unwrap();
+    let end = Change::EndLease { lease: lease_id(6), at: at(60), revoked: Revoked::Gone };
+    store.apply(vec![end]).await.unwrap();
+    let row = |credential: Option<&str>, leases, since| Stuck {
+        role: "dev".parse().unwrap(),
+        credential: credential.map(name),
+        leases,
+        since: at(since),
+    };
+    let mut found = store.stuck(at(60)).await.unwrap();
+    found.sort_by_key(|row| row.credential.clone());
+    assert_eq!(found, [row(None, 1, 10), row(Some("git"), 1, 60), row(Some("openai"), 2, 40)]);
+    assert_eq!(store.stuck(at(9)).await.unwrap(), []);
 }
 
 async fn lists_are_bounded(store: &dyn Store) {

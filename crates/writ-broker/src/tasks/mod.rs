@@ -3,7 +3,9 @@
 //! | task | does |
 //! |---|---|
 //! | [`expiry`] | ends leases and sessions whose time is up |
-//! | [`revocation`] | makes ends durable that were not, and settles them upstream, for ever if need be |
+//! | [`recovery`] | ends what dead boots left |
+//! | [`renewal`] | renews what programs hold themselves |
+//! | [`revocation`] | makes ends durable that were not, and settles them upstream lane by lane ([`lanes`]), for ever if need be |
 //! | [`anchor`] | remembers the audit log's last checkpoint outside of the log |
 //!
 //! A task that stops never extends a life: expiry is judged at use. Absent: the checkpoints themselves, which the log's own
@@ -11,4 +13,7 @@
 
 pub(crate) mod anchor;
 pub(crate) mod expiry;
+pub(crate) mod lanes;
+pub(crate) mod recovery;
+pub(crate) mod renewal;
 pub(crate) mod revocation;

@@ -82,7 +82,7 @@ async fn ten_at_once_get_ten_leases() {
         let leases: std::collections::BTreeSet<_> = asked.join_all().await.into_iter().collect();
         assert_eq!(leases.len(), 10);
     }
-    assert_eq!(life.broker.leases.count(|_| true), 20);
+    assert_eq!(life.broker.leases.count(crate::leases::Which::All), 20);
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_revocation_is_told_in_one_round_and_bars_the_session_from_the_target(
         let since = life.broker.watch.answer(WatchAsk { since: u64::MAX }).await.upto;
         let (news, revoked) = tokio::join!(
             way.watch(WatchAsk { since }),
-            leases::end(&life.broker, LeaseEnd::Revoked, |lease, _| *lease == granted.lease)
+            leases::end(&life.broker, LeaseEnd::Revoked, leases::Which::Lease(granted.lease))
         );
         assert_eq!(revoked.unwrap(), 1);
         let told = Notice::LeaseEnded { lease: granted.lease, end: LeaseEnd::Revoked };

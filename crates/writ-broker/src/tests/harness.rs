@@ -29,8 +29,8 @@ use crate::{
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
-        Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, PendingValue,
-        SessionRecord, SqliteStore, Store, StoreFault,
+        Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, Orphan,
+        Orphaned, PendingValue, SessionRecord, SqliteStore, Store, StoreFault, Stuck,
     },
 };
 
@@ -165,6 +165,14 @@ impl Store for Faulty {
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
         self.sound.claim(claim)
+    }
+
+    fn orphan(&self, ask: Orphan) -> BoxFuture<'_, Result<Orphaned, StoreFault>> {
+        self.sound.orphan(ask)
+    }
+
+    fn stuck(&self, before: Timestamp) -> BoxFuture<'_, Result<Vec<Stuck>, StoreFault>> {
+        self.sound.stuck(before)
     }
 
     fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>> {

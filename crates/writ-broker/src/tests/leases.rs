@@ -17,7 +17,7 @@ use writ_core::{
 
 use super::harness::{Home, KEY, Life, ask, ask_open, until};
 use crate::{
-    leases,
+    leases::{self, Which},
     sessions::{self, End},
     store::{LeaseFilter, LeaseRecord},
     tasks,
@@ -250,7 +250,7 @@ async fn a_revocation_reaches_a_lease_that_is_still_being_made() {
     let life = Arc::new(home.life_of(engine.clone()).await);
     let (opened, _attached) = life.open().await;
     let flight = in_flight(&life, &engine, opened.session).await;
-    leases::end(&life.broker, LeaseEnd::Revoked, |_, row| row.session == opened.session).await.unwrap();
+    leases::end(&life.broker, LeaseEnd::Revoked, Which::Session(opened.session)).await.unwrap();
     engine.go.notify_one();
     assert_eq!(flight.await.unwrap().unwrap_err().kind, RefusalKind::LeaseRevoked);
     settled(&life).await;
@@ -279,7 +279,7 @@ async fn a_revocation_that_fails_stays_revoking_and_is_tried_again() {
     let flight = in_flight(&life, &engine, opened.session).await;
     engine.go.notify_one();
     let granted = flight.await.unwrap().unwrap();
-    leases::end(&life.broker, LeaseEnd::Revoked, |_, _| true).await.unwrap();
+    leases::end(&life.broker, LeaseEnd::Revoked, Which::All).await.unwrap();
     until(async || engine.failing.load(Ordering::SeqCst) == 1).await;
     tasks::revocation::pass(&life.broker).await.unwrap();
     assert_eq!(engine.failing.load(Ordering::SeqCst), 1, "not before its pause is over");
@@ -472,7 +472,7 @@ async fn a_target_without_a_credential_has_a_lease_and_no_secret() {
     );
     let known = async || life.broker.store.lease(granted.lease).await.unwrap().unwrap();
     assert_eq!((known().await.state, known().await.credential), (LeaseState::Active, None));
-    leases::end(&life.broker, LeaseEnd::Revoked, |lease, _| *lease == granted.lease).await.unwrap();
+    leases::end(&life.broker, LeaseEnd::Revoked, Which::Lease(granted.lease)).await.unwrap();
     until(async || known().await.state == LeaseState::Ended).await;
     assert_eq!(known().await.revoked, Some(Revoked::Gone), "nothing lives on");
     let refusal = life.acquire(opened.session, "free").await.unwrap_err();

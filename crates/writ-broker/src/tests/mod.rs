@@ -4,6 +4,7 @@ mod brokerage;
 mod control;
 mod doors;
 mod harness;
+mod lanes;
 mod leases;
 mod originals;
 mod recovery;

@@ -326,7 +326,8 @@ mod tests {
             writeln!(shown, "{name}={}", value.as_str()).unwrap();
         }
         for file in &delivery.files {
-            writeln!(shown, "--- {}\n{}", file.name, file.content.os().display().to_string().trim_end()).unwrap();
+            writeln!(shown, "--- {}\n{}", file.name, file.content.os().display().to_string().trim_end())
+                .unwrap();
         }
         expect.assert_eq(&shown);
     }

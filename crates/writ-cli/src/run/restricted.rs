@@ -57,7 +57,8 @@ pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let directory = launch.directory()?.into();
     let process = ProcessPlan { directory, ..launch.program.plan(environment, launch.terminal) };
     let private = launch.paths.run.join(format!("home-{}", session.opened.session));
-    paths::private_directory(&private)
+    let private = paths::private_directory(&private)
+        .and_then(|()| std::fs::canonicalize(&private))
         .map_err(|error| Fault::new(format!("{}: {error}", private.display()), "free some space there"))?;
     if launch.args.dry_run {
         // Nothing will be started that would show it.
@@ -90,7 +91,8 @@ fn plan(
     let asked = Asked { private: private.into(), reachable, own, writable: Vec::new() };
     let home = std::env::var_os(env_vars::HOME).map(PathBuf::from).unwrap_or_default();
     let search = std::env::var_os(env_vars::PATH).unwrap_or_default();
-    restricted::plan(&Facts::gather(&process.directory, &home, &search), &wishes, &asked)
+    let facts = Facts::gather(&process.directory, &home, &search).with_caches(&wishes.caches);
+    restricted::plan(&facts, &wishes, &asked)
         .map_err(|fault| Fault::new(fault.to_string(), "start it in another directory"))
 }
 

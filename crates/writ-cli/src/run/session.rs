@@ -156,7 +156,8 @@ impl Session {
 
     /// Adds a door on loopback for each server whose login the program holds: where names do not lead there by themselves.
     pub fn add_login_doors(&mut self) -> Result<Vec<(Authority, SocketAddr)>, Fault> {
-        let failed = |error: std::io::Error| Fault::new(error.to_string(), "close some files, then try again");
+        let failed =
+            |error: std::io::Error| Fault::new(error.to_string(), "close some files, then try again");
         let (mut doors, mut addresses) = (Doors::new(), Vec::new());
         for revealed in &self.opened.revealed {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;

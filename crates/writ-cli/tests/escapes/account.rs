@@ -1,8 +1,12 @@
 //! Who runs `writ`: uid 0, or a plain account made out of `nobody`. Where the tests do not run as root, both are the caller.
 
 use std::{
+    cell::RefCell,
     fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::{
+        fs::{PermissionsExt as _, chown, symlink},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -28,10 +32,13 @@ pub struct Account {
     pub dir: TempDir,
     pub writ: PathBuf,
     uid: u32,
+    key: String,
+    /// Held for as long as the account: what listens is what can be reached.
+    listeners: RefCell<Vec<UnixListener>>,
 }
 
 impl Account {
-    pub fn new(who: Who) -> Self {
+    pub fn new(who: Who, key: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("writ-escape-").tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let own = rustix::process::geteuid().as_raw();
@@ -43,7 +50,7 @@ impl Account {
             fs::copy(WRIT, &writ).unwrap();
         }
         fs::set_permissions(&writ, Permissions::from_mode(0o755)).unwrap();
-        Self { dir, writ, uid }
+        Self { dir, writ, uid, key: key.to_owned(), listeners: RefCell::default() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -54,7 +61,11 @@ impl Account {
     pub fn directory(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(&path).unwrap();
-        self.own(&path);
+        let mut own = path.as_path();
+        while own != self.dir.path() {
+            self.own(own);
+            own = own.parent().unwrap();
+        }
         path
     }
 
@@ -71,6 +82,23 @@ impl Account {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         self.own(&path);
         path
+    }
+
+    /// A link of the account's to another place of its own.
+    pub fn link(&self, name: &str, to: &str) {
+        symlink(self.path(to), self.path(name)).unwrap();
+    }
+
+    /// A socket that everybody may connect to.
+    pub fn listen(&self, name: &str) {
+        let listener = UnixListener::bind(self.path(name)).unwrap();
+        fs::set_permissions(self.path(name), Permissions::from_mode(0o777)).unwrap();
+        self.listeners.borrow_mut().push(listener);
+    }
+
+    /// What nobody else is to read.
+    pub fn key(&self) -> String {
+        self.key.clone()
     }
 
     pub fn own(&self, path: &Path) {

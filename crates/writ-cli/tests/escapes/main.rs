@@ -24,7 +24,7 @@ fn held(attack: &Attack) {
         if attack.runs == Runs::AsRoot && who != Who::Root {
             continue;
         }
-        let scene = Scene::new(who);
+        let scene = Scene::new(who, attack);
         let open = scene.attack(attack, Level::Advisory);
         assert!(
             open.obtained,
@@ -32,10 +32,11 @@ fn held(attack: &Attack) {
             attack.name, open.told
         );
         // What shows on the host must not be there from the first try.
-        let scene = if matches!(attack.evidence, Evidence::Says) { scene } else { Scene::new(who) };
+        let scene = if matches!(attack.evidence, Evidence::Says) { scene } else { Scene::new(who, attack) };
         let confined = scene.attack(attack, Level::Confined);
         assert!(!confined.obtained, "{} as {who:?}: obtained what it wanted: {}", attack.name, confined.told);
         assert!(confined.ran, "{} as {who:?}: was not tried: {}", attack.name, confined.told);
+        assert!(scene.control_answers(), "{} as {who:?}: the daemon does not answer any more", attack.name);
     }
 }
 
@@ -88,6 +89,18 @@ attacks! {
     leave_a_set_id_program
     give_a_program_capabilities
     outlive_the_run
+    fork_without_end
+    use_up_the_daemons_connections
+    leave_a_program_for_the_next_login
+    leave_a_job_for_cron_and_at
+    look_through_a_linked_tool_directory
+    connect_beside_a_tool
+    connect_in_the_shared_tmp
+    write_through_a_linked_cache
+    claim_to_be_a_submodule
+    claim_to_be_a_linked_work_tree
+    write_a_linked_configuration
+    replace_what_is_above_the_state
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, UdpSocket},
     os::{
         fd::AsRawFd as _,
@@ -22,7 +22,7 @@ use writ_testkit::{Canary, Shape};
 
 use crate::{
     account::{Account, Who},
-    attacks::{Attack, Evidence},
+    attacks::{Attack, Evidence, LOGIN_FILES, SPOOLS},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,11 @@ pub struct Scene {
     tcp: TcpListener,
     udp: UdpSocket,
     abstract_name: String,
-    /// Held for as long as the scene: what listens is what can be reached.
-    _listeners: Vec<UnixListener>,
+    _abstract: UnixListener,
     inherited: File,
+    starts_in: &'static str,
+    writ_home: &'static str,
+    descriptors: Option<u32>,
 }
 
 /// In front of every script.
@@ -75,6 +77,17 @@ except (OSError, subprocess.SubprocessError) as fault:
 print("TRIED", flush=True)
 "#;
 
+/// What another run does: it asks for a name and is told an address, and asks there and is refused.
+const ANOTHER: &str = r#"
+import socket
+s = socket.create_connection(("elsewhere.example", 80), 20)
+s.settimeout(20)
+s.sendall(b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n")
+if s.recv(64).startswith(b"HTTP/1.1 403"): print("SERVED")
+"#;
+
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Known credential files and start-up files, below the home directory. `{}` is a key.
 const HOME_FILES: &[(&str, &str)] = &[
     (".netrc", "machine git.example login ada password {}\n"),
@@ -93,23 +106,25 @@ const HOME_FILES: &[(&str, &str)] = &[
 ];
 
 impl Scene {
-    pub fn new(who: Who) -> Self {
-        let account = Account::new(who);
+    pub fn new(who: Who, attack: &Attack) -> Self {
         let key = Canary::new(Shape::OpenAi);
-        for name in ["home", "work", "writ"] {
+        let account = Account::new(who, key.value());
+        for name in ["home", "work", attack.writ_home] {
             account.directory(name);
         }
-        fs::set_permissions(account.path("writ"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(account.path(attack.writ_home), fs::Permissions::from_mode(0o700)).unwrap();
         for (name, content) in HOME_FILES {
             account.file(&format!("home/{name}"), &content.replace("{}", key.value()));
         }
-        account.file("writ/writ.toml", &configuration(account.uid()));
+        let cache = account.path("work/cache");
+        account.file(&format!("{}/writ.toml", attack.writ_home), &configuration(account.uid(), &cache));
         account.file("work/readme", "hello\n");
-        let sockets = [account.path("home/agent.sock"), account.path("work/docker.sock")];
-        let mut listeners: Vec<UnixListener> = sockets.iter().map(|path| open_to_all(path)).collect();
+        account.listen("home/agent.sock");
+        account.listen("work/docker.sock");
+        (attack.before)(&account);
         let abstract_name = format!("writ-escape-{}", account.dir.path().display());
         let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
-        listeners.push(UnixListener::bind_addr(&address).unwrap());
+        let listener = UnixListener::bind_addr(&address).unwrap();
         let inherited = File::open(account.file("secret", key.value())).unwrap();
         let victim = victim(&account, key.value());
         let scene = Self {
@@ -119,8 +134,11 @@ impl Scene {
             tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
             udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
             abstract_name,
-            _listeners: listeners,
+            _abstract: listener,
             inherited,
+            starts_in: attack.starts_in,
+            writ_home: attack.writ_home,
+            descriptors: attack.descriptors,
         };
         let out = scene.writ(&["credential", "set", "k"], scene.key.value());
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -140,15 +158,25 @@ impl Scene {
         command.env("ATTACK", self.facts().to_string());
         // Descriptors that the caller left open are the caller's mistake; the agent must not get them.
         fcntl_setfd(&self.inherited, FdFlags::empty()).unwrap();
-        let out = command.stdin(Stdio::null()).output().unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         fcntl_setfd(&self.inherited, FdFlags::CLOEXEC).unwrap();
-        let said = String::from_utf8_lossy(&out.stdout);
+        let mut said = String::new();
+        let mut meanwhile = None;
+        if let Evidence::Meanwhile(holds) = attack.evidence {
+            BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+            meanwhile = if said.starts_with("HOLDING") { holds(self) } else { None };
+        }
+        let out = child.wait_with_output().unwrap();
+        said.push_str(&String::from_utf8_lossy(&out.stdout));
         let says = said.lines().any(|line| line.starts_with("OBTAINED"));
         let obtained = match attack.evidence {
             Evidence::Says => says,
             Evidence::Host(holds) => holds(self),
+            Evidence::Meanwhile(_) => meanwhile.is_some(),
         };
-        let told = format!("{}\n{said}{}", out.status, String::from_utf8_lossy(&out.stderr));
+        let told = String::from_utf8_lossy(&out.stderr);
+        let told = format!("{}\n{said}{told}{}", out.status, meanwhile.unwrap_or_default());
         Tried { ran: says || said.lines().any(|line| line == "TRIED"), obtained, told }
     }
 
@@ -183,7 +211,10 @@ impl Scene {
             "canary": self.key.value(),
             "home": path("home"),
             "work": path("work"),
-            "writ_home": path("writ"),
+            "dir": path("."),
+            "writ_home": path(self.writ_home),
+            "login_files": LOGIN_FILES,
+            "spools": SPOOLS,
             "writ": self.account.writ,
             "secret": path("secret"),
             "daemon": self.daemon(),
@@ -192,7 +223,7 @@ impl Scene {
             "udp": self.udp.local_addr().unwrap().port(),
             "abstract": self.abstract_name,
             "descriptor": self.inherited.as_raw_fd(),
-            "marker": format!("writ-escape-{}", std::process::id()),
+            "marker": self.marker(),
         })
     }
 
@@ -202,21 +233,50 @@ impl Scene {
         self.udp.recv(&mut [0; 16]).is_ok()
     }
 
+    /// A name that is this test's own, in places that are everybody's.
+    pub fn marker(&self) -> String {
+        format!("writ-escape-{}", std::process::id())
+    }
+
+    /// Whether the operator is answered.
+    pub fn control_answers(&self) -> bool {
+        self.writ(&["credential", "list"], "").status.success()
+    }
+
+    /// What another run of the same person's and the operator did not get: names, the proxy's answer, an answer.
+    pub fn others_want(&self) -> Option<String> {
+        let mut command = self.command();
+        command.args(["run", "--", "python3", "-c", ANOTHER]).stdin(Stdio::null());
+        let out = command.output().unwrap();
+        let served = out.status.success() && out.stdout.ends_with(b"SERVED\n");
+        let told = || format!("another run: {}", String::from_utf8_lossy(&out.stderr));
+        (!served).then(told).or_else(|| (!self.control_answers()).then(|| "the operator".to_owned()))
+    }
+
     fn daemon(&self) -> Option<i32> {
-        let stream =
-            std::os::unix::net::UnixStream::connect(self.account.path("writ/run/control.sock")).ok()?;
+        let socket = self.account.path(self.writ_home).join("run/control.sock");
+        let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
         rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
     }
 
     fn command(&self) -> Command {
-        let mut command = self.account.command(&self.account.writ);
+        let mut command = match self.descriptors {
+            Some(most) => {
+                let mut command = self.account.command(Path::new("prlimit"));
+                command.arg(format!("--nofile={most}:{most}")).arg(&self.account.writ);
+                command
+            }
+            None => self.account.command(&self.account.writ),
+        };
+        let own = ["work/.venv/bin", "tools"].map(|name| self.account.path(name).display().to_string());
+        let path = format!("{SYSTEM_PATH}:{}:{}", own.join(":"), std::env::temp_dir().display());
         command
             .env("HOME", self.account.path("home"))
-            .env("WRIT_HOME", self.account.path("writ"))
+            .env("WRIT_HOME", self.account.path(self.writ_home))
             .env("WRIT_IDLE_SECONDS", "60")
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", path)
             .env("LANG", "C.UTF-8")
-            .current_dir(self.account.path("work"));
+            .current_dir(self.account.path(self.starts_in));
         command
     }
 
@@ -237,13 +297,16 @@ impl Drop for Scene {
     }
 }
 
-fn configuration(uid: u32) -> String {
+fn configuration(uid: u32, cache: &Path) -> String {
+    let cache = cache.display();
     format!(
         r#"version = 1
 egress = "listed"
 [seal]
 kind = "key-file"
 accept_below_confined = true
+[run]
+caches = ["{cache}"]
 [[credential]]
 name = "k"
 env = ["OPENAI_API_KEY"]
@@ -260,12 +323,6 @@ selectors = ["unix:uid:{uid}"]
 role = "dev"
 "#
     )
-}
-
-fn open_to_all(path: &Path) -> UnixListener {
-    let listener = UnixListener::bind(path).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
-    listener
 }
 
 /// Another process of the same account, with a key in its environment.

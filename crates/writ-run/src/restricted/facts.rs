@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::termios::ttyname;
 
 use super::plan::TOOLCHAINS;
-use crate::view::facts::{Credential, known_credentials};
+use crate::RawPath;
+use crate::view::facts::{Credential, cache_at, known_credentials};
 use crate::view::lead::lead;
 use crate::view::worktree::{self, WorkTree};
 
@@ -24,6 +25,10 @@ pub struct Facts {
     pub homes: Vec<PathBuf>,
     /// What may be written.
     pub(crate) work: WorkTree,
+    /// Writable directories that runs share, without links: see [`Facts::with_caches`].
+    pub caches: Vec<PathBuf>,
+    /// Those that were asked for and are none, or are reached by a link that an agent could have laid.
+    pub(crate) caches_absent: Vec<PathBuf>,
     /// Files of credentials in the home.
     pub(crate) credentials: Vec<Credential>,
     /// The terminals that the program is given anyway, by name.
@@ -58,7 +63,23 @@ impl Facts {
             toolchains,
             work,
             home,
+            ..Self::default()
         }
+    }
+
+    /// With the caches that are asked for, each by where it is.
+    #[must_use]
+    pub fn with_caches(mut self, caches: &[RawPath]) -> Self {
+        let grounds: Vec<PathBuf> = self.work.root.iter().chain(&self.work.common).cloned().collect();
+        let real = caches.iter().filter_map(|cache| fs::canonicalize(&**cache).ok());
+        let writable: Vec<PathBuf> = grounds.iter().cloned().chain(real).collect();
+        for cache in caches {
+            match cache_at(cache, &grounds, &writable).filter(|place| place.is_dir()) {
+                Some(place) => self.caches.push(place),
+                None => self.caches_absent.push(cache.0.clone()),
+            }
+        }
+        self
     }
 }
 
@@ -219,6 +240,23 @@ mod tests {
         let search = std::env::join_paths([work.join("bin"), work.join("planted"), tools.clone()]).unwrap();
         let facts = Facts::gather(&work, &root.join("home"), &search);
         assert_eq!(facts.search_path, [work.join("bin"), tools]);
+    }
+
+    #[test]
+    fn a_cache_that_became_a_link_in_the_work_tree_opens_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let (work, letters, disk) = (root.join("work"), root.join("letters"), root.join("disk"));
+        for directory in [&work.join(".git"), &work.join("own"), &letters, &disk] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        for (link, to) in [("work/planted", &letters), ("work/alias", &work.join("own")), ("cache", &disk)] {
+            std::os::unix::fs::symlink(to, root.join(link)).unwrap();
+        }
+        let asked = ["work/planted", "work/alias", "cache", "nowhere"].map(|name| RawPath(root.join(name)));
+        let facts = Facts::gather(&work, &root.join("home"), OsStr::new("")).with_caches(&asked);
+        assert_eq!(facts.caches, [work.join("own"), disk]);
+        assert_eq!(facts.caches_absent, [root.join("work/planted"), root.join("nowhere")]);
     }
 
     #[test]

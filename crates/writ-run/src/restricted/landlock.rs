@@ -4,14 +4,15 @@
 //! domain; and, from the first, no tracing: `/proc/PID/{environ,mem,root,cwd,fd}` of all processes outside stay closed. What is
 //! claimed needs all of it, so an older kernel gets [`Step::Landlock`] and no half measure.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
 use super::plan::{Access, Allowed};
 use crate::{Step, StepFault};
@@ -43,7 +44,7 @@ pub(super) fn enforce(allowed: &[Allowed]) -> Result<(), StepFault> {
         .map_err(fault("rules"))?;
     for one in allowed {
         // What does not exist allows nothing.
-        let Ok(tree) = PathFd::new(&*one.path) else { continue };
+        let Some(tree) = open(one)? else { continue };
         let about =
             fstat(tree.as_fd()).map_err(StepFault::at(Step::Landlock, one.path.display().to_string()))?;
         let mut access = rights(one.access);
@@ -61,6 +62,16 @@ pub(super) fn enforce(allowed: &[Allowed]) -> Result<(), StepFault> {
         return Err(StepFault::new(Step::Landlock, "not enforced in full", 0));
     }
     verify()
+}
+
+/// What a rule is about. What is writable is planned without links, and another agent that works there could have laid one since.
+fn open(one: &Allowed) -> Result<Option<OwnedFd>, StepFault> {
+    let links = if one.access == Access::Own { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+    match openat2(CWD, &*one.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), links) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(error @ Errno::LOOP) => Err(StepFault::at(Step::Landlock, one.path.display().to_string())(error)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Keeps the signals of this thread, and of what it executes, among them, where the kernel can (Linux 6.12). `no_new_privs` must be set.
@@ -107,5 +118,25 @@ fn rights(access: Access) -> BitFlags<AccessFs> {
         Access::Share => all & !(AccessFs::Execute | AccessFs::IoctlDev),
         Access::Own => all,
         Access::Device => read | AccessFs::WriteFile | AccessFs::IoctlDev,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_writable_is_not_opened_by_a_link() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("real/inner")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let at = |name: &str, access| open(&Allowed { path: root.join(name).into(), access });
+        assert!(at("real/inner", Access::Own).unwrap().is_some());
+        for name in ["link", "link/inner"] {
+            assert_eq!(at(name, Access::Own).unwrap_err().errno, libc::ELOOP, "{name}");
+            assert!(at(name, Access::Execute).unwrap().is_some(), "{name}");
+        }
+        assert!(at("nowhere", Access::Own).unwrap().is_none());
     }
 }

@@ -121,10 +121,15 @@ pub fn plan(facts: &Facts, wishes: &Wishes, asked: &Asked) -> Result<RestrictedP
             .notes
             .push("the program was started where nothing may be written: it has no work tree".into());
     }
+    for cache in &facts.caches_absent {
+        planned.notes.push(format!(
+            "the cache {cache:?} is no directory, or a link of the work tree's: it is left out"
+        ));
+    }
     for path in facts.work.root.iter().chain(&facts.work.common) {
         planned.allow(guard.admit(path)?, Access::Own);
     }
-    for path in wishes.caches.iter().chain(&asked.writable) {
+    for path in facts.caches.iter().chain(asked.writable.iter().map(|path| &path.0)) {
         planned.allow(guard.admit(path)?, Access::Own);
     }
     for path in wishes.readable.iter().map(|path| &path.0).chain(&facts.search_path) {
@@ -380,7 +385,9 @@ mod tests {
         let hidden = vec!["/home/ada/.local/state/writ".into(), "/run/user/1000/writ".into()];
         let private = "/run/user/1000/writ/runs/1".into();
         let asked = Asked { private, ..asked };
-        plan(&facts(root), &Wishes { hidden, ..wishes }, &asked).map_err(|fault| fault.to_string())
+        let caches = wishes.caches.iter().map(|path| path.0.clone()).collect();
+        plan(&Facts { caches, ..facts(root) }, &Wishes { hidden, ..wishes }, &asked)
+            .map_err(|fault| fault.to_string())
     }
 
     #[test]

@@ -22,7 +22,7 @@ use writ_sys::SignalQueue;
 use super::{
     capabilities,
     channel::{AgentReport, Channel},
-    filter, unseal,
+    filter, processes, unseal,
     user::Ids,
 };
 use crate::{Bytes, ProcessPlan, Step, StepFault, Terminal, restricted::landlock::keep_signals};
@@ -53,6 +53,7 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     let ids = Ids::ours();
     lead_group(plan.terminal)?;
     ids.enter(Step::SecondNamespace, UnshareFlags::NEWNS)?;
+    processes::limit_account()?;
     chdir(plan.directory.as_ref() as &std::path::Path)
         .map_err(StepFault::at(Step::WorkTree, plan.directory.display().to_string()))?;
     let kept = if ids.is_root() { CapabilitySet::SETFCAP } else { CapabilitySet::empty() };

@@ -14,12 +14,13 @@
 //! Absent: any decision. What a stage is to do stands in the plan.
 
 mod capabilities;
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod filter;
 mod init;
 pub(crate) mod inner;
 mod network;
 mod outer;
+pub(crate) mod processes;
 mod user;
 
 pub(crate) mod channel;

@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{DumpableBehavior, set_dumpable_behavior, setpgid},
+    process::{DumpableBehavior, geteuid, set_dumpable_behavior, setpgid},
     thread::UnshareFlags,
 };
 use writ_core::Door;
@@ -20,7 +20,7 @@ use writ_core::Door;
 use super::{
     Stage, capabilities, cgroup,
     channel::{Channel, Order, Reply},
-    leave_streams, network, null, unseal,
+    leave_streams, network, null, processes, unseal,
     user::Ids,
 };
 use crate::{Captured, NetworkPlan, RawPath, Step, StepFault, View, view::delivered};
@@ -83,6 +83,12 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
         notes.push(format!("the agent shares our control group and can freeze it: {error}"));
         None
     });
+    let held = group.as_ref().is_some_and(|group| group.limited) || processes::limited_by_namespace();
+    if !held && geteuid().is_root() {
+        notes.push(
+            "nothing limits how many processes the agent may have: use Linux 6.14, or another user".into(),
+        );
+    }
     let delivered = unseal::<View>(view)?.build()?;
     capabilities::hand_on_administration().map_err(StepFault::at(Step::Capabilities, "for init"))?;
 

@@ -193,7 +193,7 @@ impl Builder {
             Some(mounted) => mounted,
             None => {
                 let layer = layer::within(target.as_fd()).map_err(fault())?;
-                layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
+                layer::fill(&layer, lower.as_fd(), home)?;
                 over(&lower, &layer, Directories::Layered)
                     .map_err(StepFault::at(Step::Home, at.display().to_string()))?
             }
@@ -217,7 +217,7 @@ impl Builder {
         for (path, source) in &etc.files {
             let content = self.content(source, Step::Etc)?;
             let (parent, name) =
-                layer::parent(layer.upper.as_fd(), lower.as_fd(), path).map_err(fault(path))?;
+                layer::parent(layer.upper.as_fd(), lower.as_fd(), path, 0o755).map_err(fault(path))?;
             match unlinkat(&parent, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(fault(path)(error)),
@@ -298,7 +298,7 @@ impl Builder {
 
 /// An overlay of `lower` with a kept layer; `None` where it cannot carry one.
 fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<OwnedFd>, StepFault> {
-    layer::fill(layer.upper.as_fd(), lower.as_fd(), home)?;
+    layer::fill(&layer, lower.as_fd(), home)?;
     let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).ok();
     if mounted.is_some() {
         // The stage's descriptor is the lock, to the end of the run.

@@ -66,7 +66,7 @@ impl Composer<'_> {
                 self.entry(host, upper, name, depth)?;
             }
         }
-        Ok(())
+        uncovered(upper)
     }
 
     fn entry(
@@ -136,6 +136,18 @@ impl Composer<'_> {
         let target = openat(upper, name.as_c_str(), LOOK | OFlags::CLOEXEC, Mode::empty())?;
         mounts::put(copied(&from, Access::ReadOnly)?.as_fd(), target.as_fd())
     }
+}
+
+/// Whiteouts of what the host has not would be seen here, where no overlay reads them.
+fn uncovered(upper: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for entry in Dir::new(openat(upper, c".", flags, Mode::empty())?)? {
+        let entry = entry?;
+        if entry.file_type() == FileType::CharacterDevice {
+            unlinkat(upper, entry.file_name(), AtFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 fn open(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {

@@ -141,6 +141,16 @@ pub(crate) fn copy(form: Form, content: &[u8], replacements: &[Replacement]) -> 
     Some(copy.into_bytes())
 }
 
+/// The names that `ssh-keygen(1)` gives to private keys. Others are known by what is in them, once they are there.
+pub(super) const KEYS: [&str; 6] = [
+    ".ssh/id_rsa",
+    ".ssh/id_dsa",
+    ".ssh/id_ecdsa",
+    ".ssh/id_ecdsa_sk",
+    ".ssh/id_ed25519",
+    ".ssh/id_ed25519_sk",
+];
+
 /// Whether a file in `.ssh` is a private key: by what is in it, or by its name where it cannot be read.
 pub(super) fn is_private_key(name: &Path, begin: Option<&[u8]>) -> bool {
     let name = name.as_os_str().to_string_lossy();

@@ -10,6 +10,7 @@ use rustix::mount::{
 use rustix::process::{chdir, geteuid, pivot_root};
 
 use super::mounts::{self, Access};
+use crate::stage::processes::limit_namespace;
 use crate::{Step, StepFault};
 
 /// Enters the view that lies in the current directory. Afterwards nothing of the host can be reached by any path.
@@ -44,6 +45,7 @@ fn proc() -> Result<(), StepFault> {
     let here = here.map_err(fault("."))?;
     let target = mounts::open_beneath(here.as_fd(), "proc".as_ref(), mounts::LOOK).map_err(fault("/proc"))?;
     mounts::put(proc.as_fd(), target.as_fd()).map_err(fault("/proc"))?;
+    limit_namespace(proc.as_fd())?;
     if geteuid().is_root() {
         for name in OWNED_BY_ROOT {
             match mounts::open_beneath(proc.as_fd(), name.as_ref(), mounts::LOOK) {

@@ -4,6 +4,7 @@
 //! names are looked up, and only the work tree and the caches are walked, up to a limit ([`scan`](super::scan)).
 
 use std::{
+    collections::VecDeque,
     env, fs,
     io::Read,
     os::unix::fs::{FileTypeExt, MetadataExt},
@@ -45,6 +46,8 @@ pub struct Facts {
     pub(super) found: scan::Found,
     /// What only root may read, in `/etc` and elsewhere. Empty unless we are root.
     pub(super) root_only: Vec<PathBuf>,
+    /// Directories of which not all was looked at for that: their content is not known.
+    pub(super) unsearched: Vec<PathBuf>,
     pub(super) caches: Vec<PathBuf>,
     pub(super) caches_absent: Vec<PathBuf>,
     pub(super) readable: Vec<PathBuf>,
@@ -120,6 +123,8 @@ impl Facts {
         let shown: Vec<PathBuf> = trees.chain(&readable).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
+        let (root_only, unsearched) =
+            if uid == 0 { root_only(&ROOT_PLACES, ROOT_ENTRIES_MAX) } else { Default::default() };
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
         Ok(Self {
             uid,
@@ -135,7 +140,8 @@ impl Facts {
             ssh: ssh_includes(),
             credentials: known_credentials(&home),
             found: scan::look(&places, &shown, &prefixes),
-            root_only: if uid == 0 { root_only() } else { Vec::new() },
+            root_only,
+            unsearched,
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
             readable,
@@ -156,7 +162,7 @@ impl Facts {
 }
 
 /// Where a cache is, unless a link that an agent can lay leads to it from a writable place: it would be made writable as well.
-fn cache_at(cache: &Path, own: &[PathBuf], writable: &[PathBuf]) -> Option<PathBuf> {
+pub(crate) fn cache_at(cache: &Path, own: &[PathBuf], writable: &[PathBuf]) -> Option<PathBuf> {
     let within = |place: &Path, grounds: &[PathBuf]| grounds.iter().any(|ground| place.starts_with(ground));
     let way = way(cache)?;
     let laid = way.links.iter().any(|link| within(link, writable));
@@ -311,20 +317,22 @@ fn begin(path: &Path, limit: u64) -> Option<Vec<u8>> {
     Some(content)
 }
 
-/// What an ordinary account could not read, as root sees it: in `/etc` at any depth, and near the top of where administrators put programs.
-fn root_only() -> Vec<PathBuf> {
+/// What an ordinary account could not read, as root sees it, in `places` to some depth; and the directories that were not looked through,
+/// because there was more than `left`. What is near the top comes first.
+fn root_only(places: &[(&str, usize)], mut left: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut found = Vec::new();
-    let mut left = ROOT_ENTRIES_MAX;
-    let mut queue: Vec<(PathBuf, usize)> =
-        [("/etc", 8), ("/opt", 2), ("/usr/local/etc", 3)].map(|(path, depth)| (path.into(), depth)).into();
-    queue.extend([("/sys/kernel/debug".into(), 0), ("/sys/kernel/tracing".into(), 0)]);
-    while let Some((directory, depth)) = queue.pop() {
+    let mut queue: VecDeque<(PathBuf, usize)> =
+        places.iter().map(|(path, depth)| (path.into(), *depth)).collect();
+    while let Some((directory, depth)) = queue.pop_front() {
         if depth == 0 {
             found.extend(directory.is_dir().then_some(directory));
             continue;
         }
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Some(rest) = usize::checked_sub(left, 1) else { return found };
+            let Some(rest) = usize::checked_sub(left, 1) else {
+                let rest = queue.into_iter().map(|(directory, _)| directory);
+                return (found, rest.chain([directory]).filter(|place| place.is_dir()).collect());
+            };
             left = rest;
             // Most of `/etc` are links to certificates, which need no further look.
             if !entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir()) {
@@ -335,13 +343,16 @@ fn root_only() -> Vec<PathBuf> {
             if meta.mode() & needed != needed {
                 found.push(entry.path());
             } else if meta.is_dir() && depth > 1 {
-                queue.push((entry.path(), depth - 1));
+                queue.push_back((entry.path(), depth - 1));
             }
         }
     }
-    found
+    (found, Vec::new())
 }
 
+/// `/etc`, where administrators put programs, near the top, and what is root's alone whatever its mode is.
+const ROOT_PLACES: [(&str, usize); 5] =
+    [("/etc", 8), ("/opt", 2), ("/usr/local/etc", 3), ("/sys/kernel/debug", 0), ("/sys/kernel/tracing", 0)];
 const ROOT_ENTRIES_MAX: usize = 20_000;
 
 /// Mount points below `places`.
@@ -387,3 +398,30 @@ fn in_use(layers: &Result<PathBuf, &'static str>, of: &Path) -> bool {
 
 /// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
 const OVERLAY: FsWord = 0x794c_7630;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_looked_through_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        for name in ["a/one", "a/two", "b/one", "b/two"] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), "").unwrap();
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(at("a/two"), fs::Permissions::from_mode(0o600)).unwrap();
+        let top = scratch.path().to_str().unwrap();
+        assert_eq!(root_only(&[(top, 8)], 6), (vec![at("a/two")], vec![]));
+        let (found, unsearched) = root_only(&[(top, 8)], 4);
+        // Which of them comes first is the file system's.
+        let searched = if unsearched == [at("a")] { vec![] } else { vec![at("a/two")] };
+        assert_eq!((found, unsearched.len()), (searched, 1), "{unsearched:?}");
+        let (_, unsearched) = root_only(&[(top, 8)], 1);
+        assert!(unsearched.contains(&scratch.path().to_owned()), "{unsearched:?}");
+    }
+}

@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::{self, Errno};
 
-use super::{Home, Seed, mounts};
+use super::{Home, Seed, guard, mounts};
 use crate::{RawPath, Seeding, Step, StepFault};
 
 /// The two directories of an overlay's upper half, and the lock on a kept one.
@@ -24,6 +24,8 @@ pub(super) struct Layer {
     pub work: OwnedFd,
     /// Held while it is open: by the stage, to the end of the run.
     pub lock: Option<File>,
+    /// What holds the two, of a kept layer; the agent cannot reach it.
+    pub directory: Option<OwnedFd>,
 }
 
 /// Opens the kept layer at `path` on the host, and makes it if need be. `None` if another run has it.
@@ -45,6 +47,8 @@ pub(super) fn kept(host: BorrowedFd<'_>, path: &Path) -> Result<Option<Layer>, S
     }
     let mut layer = within(directory.as_fd()).map_err(fault())?;
     layer.lock = Some(lock);
+    guard::open_all(directory.as_fd(), layer.upper.as_fd()).map_err(fault())?;
+    layer.directory = Some(directory);
     Ok(Some(layer))
 }
 
@@ -54,14 +58,15 @@ pub(super) fn kept(host: BorrowedFd<'_>, path: &Path) -> Result<Option<Layer>, S
 /// Those of `mkdirat(2)` and `openat(2)`.
 pub(super) fn within(directory: BorrowedFd<'_>) -> io::Result<Layer> {
     let make = |name: &str| mounts::make_directory(directory, &CString::new(name).unwrap_or_default(), 0o700);
-    Ok(Layer { upper: make("upper")?, work: make("work")?, lock: None })
+    Ok(Layer { upper: make("upper")?, work: make("work")?, lock: None, directory: None })
 }
 
-/// Puts into `upper` what `home` says, before it is mounted over `lower`.
+/// Puts into the layer what `home` says, before it is mounted over `lower`.
 ///
 /// # Errors
 /// [`Step::Home`] with the file.
-pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, home: &Home) -> Result<(), StepFault> {
+pub(super) fn fill(layer: &Layer, lower: BorrowedFd<'_>, home: &Home) -> Result<(), StepFault> {
+    let upper = layer.upper.as_fd();
     let fault = |path: &RawPath| StepFault::at::<Errno>(Step::Home, path.display().to_string());
     like(upper, lower).map_err(StepFault::at(Step::Home, "the layer"))?;
     for path in &home.absent {
@@ -70,7 +75,9 @@ pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, home: &Home) ->
     for seed in &home.files {
         self::seed(upper, lower, seed).map_err(fault(&seed.path))?;
     }
-    Ok(())
+    let record = layer.directory.as_ref().map(AsFd::as_fd);
+    guard::close_all(upper, lower, &home.closed, record)
+        .map_err(StepFault::at(Step::Home, "places of credentials"))
 }
 
 /// Gives `upper` the mode of `lower`: the root of an overlay has the attributes of its upper half.
@@ -82,9 +89,12 @@ pub(super) fn like(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> io::Result<(
     fchmod(open(upper, c".", OFlags::DIRECTORY)?, Mode::from_raw_mode(mode))
 }
 
+/// Of a directory in the home that the real one has not.
+const PRIVATE: u32 = 0o700;
+
 /// A whiteout, as overlays know it, where `lower` has something that the view has not.
 pub(super) fn leave_out(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let (parent, name) = parent(upper, lower, path)?;
+    let (parent, name) = parent(upper, lower, path, PRIVATE)?;
     match statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => mknodat(&parent, &name, FileType::CharacterDevice, Mode::empty(), 0),
         // A directory of the agent's own would show what is below it.
@@ -100,7 +110,7 @@ fn seed(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, seed: &Seed) -> io::Result
     if seed.seed == Seeding::Absent && mounts::open_beneath(lower, &seed.path, mounts::LOOK).is_ok() {
         return Ok(());
     }
-    let (parent, name) = parent(upper, lower, &seed.path)?;
+    let (parent, name) = parent(upper, lower, &seed.path, PRIVATE)?;
     if seed.seed == Seeding::Always {
         match unlinkat(&parent, &name, AtFlags::empty()) {
             // A directory in the layer hides the real file as well.
@@ -125,11 +135,13 @@ pub(super) fn write(parent: BorrowedFd<'_>, name: &CString, content: &[u8], mode
     file.write_all(content).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// The directory in `upper` for the last component of `path`, made on the way with the modes that `lower` has.
+/// The directory in `upper` for the last component of `path`, made on the way with the modes that `lower` has; with `otherwise` where
+/// `lower` has none.
 pub(super) fn parent(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
     path: &Path,
+    otherwise: u32,
 ) -> io::Result<(OwnedFd, CString)> {
     let mut names = mounts::names(path).ok_or(Errno::INVAL)?;
     let last = names.pop().ok_or(Errno::INVAL)?;
@@ -138,7 +150,7 @@ pub(super) fn parent(
     for name in &names {
         real = real.and_then(|real| mounts::open_directory(real.as_fd(), name).ok());
         let mode =
-            real.as_ref().and_then(|real| fstat(real).ok()).map_or(0o700, |stat| stat.st_mode & 0o7777);
+            real.as_ref().and_then(|real| fstat(real).ok()).map_or(otherwise, |stat| stat.st_mode & 0o7777);
         above = directory(above.as_fd(), name, mode)?;
     }
     Ok((above, last))
@@ -163,6 +175,6 @@ fn open(parent: BorrowedFd<'_>, name: &std::ffi::CStr, flags: OFlags) -> io::Res
 }
 
 /// Hides what lower layers have in this directory (`user.overlay.opaque`, for overlays with `userxattr`).
-fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
+pub(super) fn set_opaque(directory: &OwnedFd) -> io::Result<()> {
     fsetxattr(directory, c"user.overlay.opaque", b"y", XattrFlags::empty())
 }

@@ -19,11 +19,12 @@
 
 mod build;
 mod compose;
-pub(crate) mod delivered;
 pub(crate) mod credentials;
+pub(crate) mod delivered;
 mod enter;
 mod etc;
 pub(crate) mod facts;
+mod guard;
 mod layer;
 pub(crate) mod lead;
 mod mounts;
@@ -123,6 +124,8 @@ struct Home {
     files: Vec<Seed>,
     /// What the real home has and the view has not, below the home.
     absent: Vec<RawPath>,
+    /// Known places of credentials that the real home has not, below the home: they stay empty.
+    closed: Vec<RawPath>,
 }
 
 /// A file that is put into the home's layer.

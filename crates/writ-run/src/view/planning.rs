@@ -26,6 +26,8 @@ pub enum PlanFault {
     Hidden { place: PathBuf, hidden: PathBuf },
     #[error("{link:?} leads to writ's own files, and would be writable inside")]
     Way { link: PathBuf },
+    #[error("{0:?} has too many entries to find what only root may read")]
+    Unsearched(PathBuf),
     #[error("{0:?} is no path below /etc")]
     EtcPath(PathBuf),
     #[error("{0:?} is no path below the home")]
@@ -245,8 +247,21 @@ impl Draft<'_> {
                     .push(format!("of the home's credential files inside, {what}: {}", names.join(", ")));
             }
         }
+        home.closed = self.closed();
         self.put(&facts.home, Content::Home(home));
         Ok(())
+    }
+
+    /// Places of credentials where nothing is yet.
+    fn closed(&self) -> Vec<RawPath> {
+        let facts = self.facts;
+        let there = |path: &Path| facts.credentials.iter().any(|credential| credential.path == path);
+        let ours = |path: &Path| self.wishes.home.iter().any(|file| *file.path == *path);
+        let known = credentials::KNOWN.iter().map(|(path, _)| Path::new(path));
+        let known = known.chain(credentials::KEYS.iter().map(Path::new));
+        let open =
+            known.filter(|path| !there(path) && !ours(path) && !self.in_ground(&facts.home.join(path)));
+        open.map(RawPath::from).collect()
     }
 
     /// One layer for each work tree: what an agent leaves in one project's must not meet the next project's.
@@ -300,7 +315,14 @@ impl Draft<'_> {
                 Err(_) => {}
             }
         }
-        let absent = facts.root_only.iter().filter_map(|only| only.strip_prefix("/etc").ok());
+        let needed = |place: &Path| {
+            overlay.files.iter().any(|(own, _)| Path::new("/etc").join(&**own).starts_with(place))
+        };
+        if let Some(place) = facts.unsearched.iter().find(|place| needed(place)) {
+            return Err(PlanFault::Unsearched(place.clone()));
+        }
+        let unknown = facts.root_only.iter().chain(&facts.unsearched);
+        let absent = unknown.filter_map(|only| only.strip_prefix("/etc").ok());
         overlay.absent = absent
             .map(RawPath::from)
             .filter(|path| overlay.files.iter().all(|(own, _)| own != path))
@@ -335,7 +357,7 @@ impl Draft<'_> {
 
     fn covers(&mut self) {
         let facts = self.facts;
-        let only = facts.root_only.iter().filter(|only| !only.starts_with("/etc"));
+        let only = facts.root_only.iter().chain(&facts.unsearched).filter(|only| !only.starts_with("/etc"));
         let daemon = PathBuf::from(NIX_DAEMON);
         let mut covered: Vec<&PathBuf> =
             facts.hidden.iter().chain(&facts.found.sockets).chain(only).chain([&daemon]).collect();
@@ -355,6 +377,13 @@ impl Draft<'_> {
     }
 
     fn told(&mut self) {
+        if !self.facts.unsearched.is_empty() {
+            let left = self.facts.unsearched.iter().take(NAMED_MAX).map(|path| format!("{path:?}"));
+            let left = left.collect::<Vec<_>>().join(", ");
+            self.notes.push(format!(
+                "too many entries to find what only root may read, so these are left out: {left}"
+            ));
+        }
         let found = &self.facts.found;
         let hidden = |path: &&PathBuf| !self.facts.hidden.iter().any(|hidden| path.starts_with(hidden));
         let sockets: Vec<String> =

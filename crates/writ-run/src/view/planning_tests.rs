@@ -106,6 +106,19 @@ fn files_of_the_session_stay_in_etc_and_in_the_home() {
     }
 }
 
+#[test]
+fn what_only_root_may_read_is_found_or_left_out_or_the_launch_refused() {
+    let mut facts = facts();
+    facts.unsearched = vec![path("/etc/huge"), path("/opt/huge")];
+    facts.system.push(Entry { path: path("/opt"), link: None });
+    let planned = plan(&facts, &Wishes::default()).unwrap();
+    assert_eq!(etc_of(&planned).1, ["huge"]);
+    assert!(places(&planned).contains(&"\"/opt/huge\" covered".to_owned()), "{:?}", places(&planned));
+    assert!(planned.notes.iter().any(|note| note.contains("left out: \"/etc/huge\"")), "{:?}", planned.notes);
+    facts.unsearched = vec![path("/etc")];
+    assert_eq!(plan(&facts, &Wishes::default()).unwrap_err(), PlanFault::Unsearched(path("/etc")));
+}
+
 fn etc_of(planned: &Planned) -> (Vec<String>, Vec<String>) {
     let etc = planned.view.places.iter().find_map(|place| match &place.content {
         Content::Etc(etc) => Some(etc),

@@ -16,6 +16,7 @@ use writ_sys::{pidfd_exited, pidfd_kill};
 use crate::{
     Case,
     lab::{Lab, event, process},
+    walls::our_group,
 };
 
 pub const CASES: &[Case] = &[
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
     ("when_the_first_stage_is_killed_all_are_gone_and_it_is_told", stage_killed),
     ("when_init_is_killed_all_are_gone_and_it_is_told", init_killed),
     ("when_the_program_ends_its_daemons_do", daemons_end),
+    ("what_a_killed_launcher_left_is_taken_away", leftovers),
     ("stages_that_cannot_act_die_all_the_same", stopped_stages_die),
     ("stages_hold_nothing_that_they_do_not_need", stages_are_bare),
     ("stages_leave_the_callers_group_to_the_program", groups),
@@ -48,6 +50,20 @@ fn launcher_killed() {
     launcher.kill().unwrap();
     launcher.wait().unwrap();
     all_gone(&family);
+}
+
+/// Nobody is left who could take the control group away, but the next launch.
+fn leftovers() {
+    let (mut launcher, family) = elsewhere();
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    all_gone(&family);
+    let Some(group) = our_group().map(|ours| ours.join(format!("writ-run-{}", family[0].pid))) else {
+        return;
+    };
+    let (mut running, _) = here(OWN);
+    assert!(!group.exists());
+    running.kill().unwrap();
 }
 
 /// Not by the sockets between them, which somebody who is stopped does not read, but by the kernel.

@@ -35,6 +35,8 @@ pub const CASES: &[Case] = &[
     ("a_refused_second_namespace_is_named", refused_second_namespace),
     ("a_control_group_of_its_own", control_group),
     ("an_agent_freezes_only_itself", freeze),
+    ("groups_below_its_own_are_removed", groups_below),
+    ("processes_are_limited", processes_limited),
 ];
 
 fn capabilities() {
@@ -246,6 +248,47 @@ fn freeze() {
 const FREEZE: &str =
     "exec unshare -UrmC sh -c 'mount -t cgroup2 none /dev/shm && echo 1 > /dev/shm/cgroup.freeze'";
 
+/// Nested sandboxes make some; and an agent that wants to leave something.
+fn groups_below() {
+    const NEST: &str = "exec unshare -UrmC sh -c 'mount -t cgroup2 none /dev/shm && mkdir -p /dev/shm/a/b/c'";
+    let running = Lab::new().program("/bin/sh", &["-c", NEST]);
+    let group = group_of(&running);
+    assert_eq!(end(running).success(), may_make_groups(), "it could make them");
+    assert!(group.is_none_or(|group| !group.exists()));
+}
+
+/// Each limit where it can be; the bomb itself is among the escapes.
+fn processes_limited() {
+    let most = "4096";
+    let read = |arguments: &[&str]| {
+        let mut output = capture();
+        let running = Lab::new().program("/bin/cat", arguments);
+        let limit = group_of(&running).and_then(|group| std::fs::read_to_string(group.join("pids.max")).ok());
+        assert!(limit.is_none_or(|limit| limit.trim() == most));
+        assert!(end(running).success());
+        output.text()
+    };
+    let limits = read(&["/proc/self/limits"]);
+    let line = limits.lines().find(|line| line.starts_with("Max processes")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[2..4], [most, most], "{line}");
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
+    if (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 14) {
+        assert_eq!(read(&["/proc/sys/kernel/pid_max"]).trim(), most);
+        assert_ne!(
+            std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim(),
+            most,
+            "the host's is not"
+        );
+        let raise = "(echo 400000 > /proc/sys/kernel/pid_max) 2>/dev/null; cat /proc/sys/kernel/pid_max";
+        let mut output = capture();
+        assert!(end(Lab::new().program("/bin/sh", &["-c", raise])).success());
+        assert_eq!(output.text().trim(), most, "the agent cannot raise it");
+    }
+}
+
 fn frozen_by(program: &str, script: &str) -> bool {
     end(Lab::new().program(program, &["-c", script])).success()
 }
@@ -255,12 +298,15 @@ fn group_of(running: &Running) -> Option<PathBuf> {
 }
 
 fn may_make_groups() -> bool {
+    our_group().is_some_and(|group| access(&group, Access::WRITE_OK).is_ok())
+}
+
+/// Where groups of runs are made.
+pub fn our_group() -> Option<PathBuf> {
     let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    let Some(name) = ours.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
-    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().any(|mount| {
-        let group = Path::new(mount).join(name);
-        group.join("cgroup.procs").exists() && access(&group, Access::WRITE_OK).is_ok()
-    })
+    let name = ours.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(|mount| Path::new(mount).join(name));
+    groups.into_iter().find(|group| group.join("cgroup.procs").exists())
 }
 
 /// A session with a terminal, which is ours from now on. Its end would be the end of us, so we do not listen to it.

@@ -29,11 +29,11 @@ use std::{
 };
 
 use rusqlite::Connection;
-use writ_core::{BoxFuture, CredentialName, LeaseId, SessionId, Timestamp};
+use writ_core::{BoxFuture, CredentialName, LeaseEnd, LeaseId, SessionId, Timestamp};
 
 use super::{
-    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, SessionRecord,
-    Store, StoreFault,
+    Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphan, Orphaned,
+    PendingValue, SessionRecord, Store, StoreFault, Stuck,
 };
 
 /// Connections for point reads.
@@ -163,6 +163,24 @@ impl Store for SqliteStore {
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<LeaseRecord>, StoreFault>> {
         self.list(move |connection| rows::due(connection, &claim))
+    }
+
+    fn orphan(&self, ask: Orphan) -> BoxFuture<'_, Result<Orphaned, StoreFault>> {
+        Box::pin(async move {
+            let Orphan { boot, at, end, limit } = ask;
+            let orphaned = self.list(move |connection| rows::orphans(connection, boot, limit)).await?;
+            // Nobody else has the file, and their owner is dead: they are still as they were read.
+            let sessions = orphaned.sessions.iter();
+            let sessions = sessions.map(|one| Change::EndSession { session: *one, at, end: end.clone() });
+            let leases = orphaned.leases.iter();
+            let leases = leases.map(|one| Change::RevokeLease { lease: *one, at, end: LeaseEnd::Orphaned });
+            self.writer.apply(sessions.chain(leases).collect()).await?;
+            Ok(orphaned)
+        })
+    }
+
+    fn stuck(&self, before: Timestamp) -> BoxFuture<'_, Result<Vec<Stuck>, StoreFault>> {
+        self.list(move |connection| rows::stuck(connection, before))
     }
 
     fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>> {

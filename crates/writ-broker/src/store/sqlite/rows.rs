@@ -8,8 +8,8 @@ use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, Ses
 
 use super::fault::plain;
 use crate::store::{
-    Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, PendingValue, RETRY_AHEAD_MAX,
-    SessionRecord, StoreFault, StoredValue,
+    Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphaned, PendingValue,
+    RETRY_AHEAD_MAX, SessionRecord, StoreFault, StoredValue, Stuck,
 };
 
 /// How many sessions, and how many ended leases, one answer holds.
@@ -118,8 +118,18 @@ pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Ve
     Ok(found)
 }
 
-pub(super) const LANES: &str = "SELECT DISTINCT lane FROM leases
-     WHERE state = 'revoking' AND (retry_at IS NULL OR retry_at <= ?1 OR retry_at > ?1 + ?2) ORDER BY lane";
+/// Goes from lane to lane through the index, and looks for one that is due on each: the length of a queue costs nothing.
+pub(super) const LANES: &str = "WITH RECURSIVE queue (lane) AS (
+        SELECT min(lane) FROM leases WHERE state = 'revoking'
+        UNION ALL
+        SELECT (SELECT min(lane) FROM leases WHERE state = 'revoking' AND lane > queue.lane) FROM queue
+            WHERE queue.lane IS NOT NULL
+     )
+     SELECT lane FROM queue WHERE lane IS NOT NULL AND (
+        EXISTS (SELECT 1 FROM leases WHERE state = 'revoking' AND lane = queue.lane AND retry_at IS NULL)
+        OR EXISTS (SELECT 1 FROM leases WHERE state = 'revoking' AND lane = queue.lane AND retry_at <= ?1)
+        OR EXISTS (SELECT 1 FROM leases WHERE state = 'revoking' AND lane = queue.lane AND retry_at > ?1 + ?2)
+     ) ORDER BY lane";
 
 pub(super) const DUE: &str = concat!(
     "SELECT ",
@@ -136,6 +146,44 @@ pub(super) fn lanes(connection: &Connection, now: Timestamp) -> Result<Vec<Strin
 pub(super) fn due(connection: &Connection, claim: &Claim) -> Result<Vec<LeaseRecord>, StoreFault> {
     let Claim { lane, now, limit, .. } = claim;
     all(connection, DUE, (now.millis(), RETRY_AHEAD_MAX, lane, limit), decode_lease)
+}
+
+const ORPHAN_SESSIONS: &str =
+    "SELECT id FROM sessions WHERE ended_at IS NULL AND boot <> ?1 ORDER BY id LIMIT ?2";
+
+pub(super) const ORPHAN_LEASES: [&str; 2] = [
+    "SELECT id FROM leases INDEXED BY leases_owned WHERE state IN ('pending', 'active') AND boot < ?1 LIMIT ?2",
+    "SELECT id FROM leases INDEXED BY leases_owned WHERE state IN ('pending', 'active') AND boot > ?1 LIMIT ?2",
+];
+
+/// Sessions of other boots, or their leases where no session is left.
+pub(super) fn orphans(connection: &Connection, boot: BootId, limit: u32) -> Result<Orphaned, StoreFault> {
+    let boot = boot.as_bytes();
+    let sessions = all(connection, ORPHAN_SESSIONS, (boot, limit), |row| Cells(row, 0).id())?;
+    if !sessions.is_empty() {
+        return Ok(Orphaned { sessions, leases: Vec::new() });
+    }
+    let mut leases = Vec::new();
+    for sql in ORPHAN_LEASES {
+        let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(leases.len());
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        leases.extend(all(connection, sql, (boot, left), |row| Cells(row, 0).id::<LeaseId>())?);
+    }
+    Ok(Orphaned { sessions, leases })
+}
+
+pub(super) const STUCK: &str =
+    "SELECT role, credential, count(*), min(revoking_at) FROM leases INDEXED BY leases_stuck
+     WHERE state = 'revoking' AND revoking_at <= ?1 GROUP BY role, credential ORDER BY role, credential";
+
+/// By role and credential, so that the answer is as short as the configuration.
+pub(super) fn stuck(connection: &Connection, before: Timestamp) -> Result<Vec<Stuck>, StoreFault> {
+    all(connection, STUCK, [before.millis()], |row| {
+        let mut cells = Cells(row, 0);
+        let (role, credential) = (cells.parsed()?, cells.optional_name()?);
+        let leases = u64::try_from(cells.take::<i64>()?).unwrap_or(0);
+        Ok(Stuck { role, credential, leases, since: cells.instant()? })
+    })
 }
 
 pub(super) fn pending(connection: &Connection) -> Result<Vec<PendingValue>, StoreFault> {

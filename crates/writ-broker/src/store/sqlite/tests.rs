@@ -406,6 +406,22 @@ fn lists_use_an_index() {
     }
 }
 
+/// What is found by the background work costs as much as there is to do, however much is alive or waits.
+#[test]
+fn background_work_uses_an_index() {
+    let (_directory, path) = place();
+    let connection = open::writer(&path, &Options::default()).unwrap();
+    for sql in [rows::LANES, rows::DUE, rows::ORPHAN_LEASES[0], rows::ORPHAN_LEASES[1], rows::STUCK] {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut lines = statement.raw_query();
+        while let Some(line) = lines.next().unwrap() {
+            let line = line.get::<_, String>(3).unwrap();
+            let reads = line.contains(" leases");
+            assert!(!reads || line.starts_with("SEARCH") && line.contains("INDEX"), "{line}: {sql}");
+        }
+    }
+}
+
 /// The log does not grow for ever: idle moments move it into the database.
 #[test]
 fn the_log_is_moved_into_the_database() {

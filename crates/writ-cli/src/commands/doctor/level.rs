@@ -9,7 +9,7 @@ use writ_core::Level;
 use writ_run::{Step, StepFault, Wishes, view};
 
 use super::Check;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 
 /// What this machine says about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ fn landlock() -> Option<u32> {
 
 /// The level, and below `confined` why it is not higher.
 pub(super) fn check(paths: &Paths) -> Vec<Check> {
-    judge(confined(paths), Machine::look())
+    judge(confined(paths), || restricted(paths), Machine::look())
 }
 
 /// A whole launch of a program that does nothing.
@@ -91,7 +91,18 @@ pub fn confined(paths: &Paths) -> Result<(), StepFault> {
     writ_run::probe(planned.view)
 }
 
-fn judge(confined: Result<(), StepFault>, machine: Machine) -> Vec<Check> {
+/// The same at the level below.
+fn restricted(paths: &Paths) -> Result<(), StepFault> {
+    paths::private_directory(&paths.run)
+        .map_err(StepFault::at(Step::Home, paths.run.display().to_string()))?;
+    writ_run::restricted::probe(&paths.run)
+}
+
+fn judge(
+    confined: Result<(), StepFault>,
+    restricted: impl FnOnce() -> Result<(), StepFault>,
+    machine: Machine,
+) -> Vec<Check> {
     let fault = match confined {
         Ok(()) => {
             let what = "programs run at the level confined: a network, a view of the files and a process tree of their own";
@@ -99,30 +110,36 @@ fn judge(confined: Result<(), StepFault>, machine: Machine) -> Vec<Check> {
         }
         Err(fault) => fault,
     };
-    let (level, reach) = match machine.landlock {
-        Some(abi) if abi >= LANDLOCK_MIN => (
+    let restricted = restricted();
+    let (level, reach) = match restricted {
+        Ok(()) => (
             Level::Restricted,
             "they see your processes and the names of your files, but open only what they need",
         ),
-        _ => (Level::Advisory, "they run as you, and could read writ's state and your files"),
+        Err(_) => (Level::Advisory, "they run as you, and could read writ's state and your files"),
     };
     let name = if level == Level::Restricted { "restricted" } else { "advisory" };
     let mut checks = vec![
         Check::warning(format!("programs run at the level {name}: {reach}"), next(level)),
         Check::warning(format!("the level confined is not possible here: {fault}"), raise(&fault, machine)),
     ];
-    checks.push(match machine.landlock {
-        Some(abi) if abi >= LANDLOCK_MIN => Check::good(format!("Landlock is there, version {abi}")),
-        Some(abi) => Check::warning(
-            format!("Landlock has version {abi}, and the level restricted needs {LANDLOCK_MIN}"),
-            "use Linux 6.12 or newer",
-        ),
-        None => Check::warning(
-            "Landlock is not there, so the level restricted is not possible either",
-            "boot with lsm=landlock,… on a kernel that has it (Linux 6.12 or newer)",
-        ),
-    });
+    if let Err(fault) = restricted {
+        let what = format!("the level restricted is not possible here: {fault}");
+        checks.push(Check::warning(what, raise_restricted(machine)));
+    }
     checks
+}
+
+/// What would let the level restricted succeed.
+fn raise_restricted(machine: Machine) -> &'static str {
+    match machine.landlock {
+        None => "boot with lsm=landlock,… on a kernel that has it (Linux 6.12 or newer)",
+        Some(abi) if abi < LANDLOCK_MIN => "use Linux 6.12 or newer",
+        Some(_) if machine.filtered => {
+            "a filter of system calls stands around this shell: run writ outside of it"
+        }
+        Some(_) => "report it with this line: it is not known what is in the way",
+    }
 }
 
 fn next(level: Level) -> &'static str {
@@ -200,7 +217,7 @@ mod tests {
 
     /// What is said of a machine, as one text.
     fn said(step: Step, machine: Machine) -> String {
-        let checks = judge(Err(fault(step, 1)), machine);
+        let checks = judge(Err(fault(step, 1)), || Ok(()), machine);
         assert!(checks.iter().all(|check| check.finding != Finding::Bad), "a lower level is no failure");
         checks
             .iter()
@@ -210,7 +227,11 @@ mod tests {
 
     #[test]
     fn a_machine_that_confines_needs_no_advice() {
-        let checks = judge(Ok(()), Machine { apparmor_restricts: true, ..Machine::default() });
+        let checks = judge(
+            Ok(()),
+            || panic!("it is not asked for"),
+            Machine { apparmor_restricts: true, ..Machine::default() },
+        );
         assert_eq!(checks.len(), 1);
         assert!(checks[0].finding == Finding::Good && checks[0].what.contains("confined"));
     }
@@ -247,10 +268,22 @@ mod tests {
     }
 
     #[test]
-    fn the_level_below_is_by_landlock() {
-        let at = |landlock| said(Step::Unshare, Machine { landlock, ..Machine::default() });
-        assert!(at(Some(7)).contains("level restricted:") && at(Some(7)).contains("version 7"));
-        assert!(at(Some(4)).contains("level advisory:") && at(Some(4)).contains("needs 6"));
-        assert!(at(None).contains("level advisory:") && at(None).contains("Landlock is not there"));
+    fn the_level_below_is_found_by_trying_it() {
+        let at = |tried: Result<(), StepFault>, landlock| {
+            let machine = Machine { landlock, ..Machine::default() };
+            let checks = judge(Err(fault(Step::Unshare, 1)), || tried, machine);
+            let lines = checks
+                .iter()
+                .map(|check| format!("{} {}\n", check.what, check.next.as_deref().unwrap_or("")));
+            lines.collect::<String>()
+        };
+        let refused = || Err(fault(Step::Landlock, 0));
+        assert!(at(Ok(()), None).contains("level restricted:"), "what works works");
+        for (landlock, words) in [(None, "lsm=landlock"), (Some(4), "6.12 or newer"), (Some(7), "report it")]
+        {
+            let said = at(refused(), landlock);
+            assert!(said.contains("level advisory:") && said.contains(words), "{said}");
+            assert!(said.contains("the level restricted is not possible here: landlock: it"), "{said}");
+        }
     }
 }

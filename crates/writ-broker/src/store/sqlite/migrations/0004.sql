@@ -9,6 +9,10 @@ UPDATE leases SET lane = engine;
 
 CREATE INDEX leases_revoking ON leases (lane, retry_at) WHERE state = 'revoking';
 
+-- What a dead boot left alive, and what has been revoking for long.
+CREATE INDEX leases_owned ON leases (boot) WHERE state IN ('pending', 'active');
+CREATE INDEX leases_stuck ON leases (revoking_at, role, credential) WHERE state = 'revoking';
+
 CREATE TABLE pending_values (
     name    TEXT PRIMARY KEY,
     version INTEGER NOT NULL CHECK (version >= 1),
