@@ -109,7 +109,8 @@ role = "dev"
     }
 
     fn run(&self, options: &[&str], script: &str) -> Ran {
-        let run = self.home.spawn_with(&[&["--role", "dev"], options].concat(), &["sh", "-c", script]).unwrap();
+        let run =
+            self.home.spawn_with(&[&["--role", "dev"], options].concat(), &["sh", "-c", script]).unwrap();
         run.wait(PATIENCE).unwrap()
     }
 
@@ -208,7 +209,8 @@ fn a_password_file_keeps_the_password_out_of_the_environment() {
         if place.starts_with("/run") {
             assert!(out.contains("refused"), "the program could write what writ delivers: {}", ran.told());
         }
-        let left = fs::read_dir(shop.home.writ_home().join("run")).unwrap().map(|one| one.unwrap().file_name());
+        let left =
+            fs::read_dir(shop.home.writ_home().join("run")).unwrap().map(|one| one.unwrap().file_name());
         let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with("login-")).collect();
         assert!(left.is_empty(), "{left:?} outlived the run");
         assert!(shop.all_gone());
@@ -268,8 +270,10 @@ fn revoking_the_lease_ends_the_open_session_and_the_login() {
 #[test]
 fn a_killed_daemon_and_launcher_leave_no_login_behind() {
     let shop = Shop::open(Path::new(WRIT), Who::Caller, "environment");
-    let mut run =
-        shop.home.spawn_with(&["--role", "dev"], &["sh", "-c", "echo \"user $PGUSER\"; exec sleep 600"]).unwrap();
+    let mut run = shop
+        .home
+        .spawn_with(&["--role", "dev"], &["sh", "-c", "echo \"user $PGUSER\"; exec sleep 600"])
+        .unwrap();
     let user = run.line("user ", PATIENCE).unwrap();
     assert_eq!(shop.logins(), [user]);
     let daemon: Pid = shop.home.daemon().unwrap();
@@ -335,4 +339,36 @@ fn without_the_database_the_program_runs_and_the_person_is_told() {
     assert!(err.contains("no login for orders-db") && err.contains("PGPASSWORD is withheld"), "{err}");
     assert!(shop.logins().is_empty());
     shop.home.close().unwrap();
+}
+
+/// A driver, not `psql`: by libpq's variables, and by the URL.
+#[test]
+fn psycopg_just_works() {
+    let script = r#"
+import os, psycopg
+for name, where in [("variables", ""), ("url", os.environ["DATABASE_URL"])]:
+    with psycopg.connect(where) as connection:
+        print(name, connection.execute("select current_user").fetchone()[0], flush=True)
+        try:
+            connection.execute("select * from payments")
+        except psycopg.errors.InsufficientPrivilege:
+            print(name + "-payments refused", flush=True)
+"#;
+    for (reveal, options) in [
+        ("environment", ["--require", "confined"].as_slice()),
+        ("environment", &["--no-confine"]),
+        ("service-file", &["--require", "confined"]),
+    ] {
+        let shop = Shop::open(Path::new(WRIT), Who::Caller, reveal);
+        let python = writ_testkit::clients::python(&shop.home).unwrap();
+        let run =
+            shop.home.spawn_with(&[&["--role", "dev"], options].concat(), &[&python, "-c", script]).unwrap();
+        let ran = run.wait(PATIENCE).unwrap();
+        let out = ran.out();
+        assert!(said(&out, "variables ").starts_with("writ_"), "{reveal} {options:?}: {}", ran.told());
+        assert!(said(&out, "url ").starts_with("writ_"), "{reveal} {options:?}: {}", ran.told());
+        assert_eq!(out.matches("-payments refused").count(), 2, "{reveal} {options:?}: {}", ran.told());
+        assert!(shop.all_gone());
+        shop.home.close().unwrap();
+    }
 }

@@ -9,9 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use toml::Spanned;
-use writ_core::{
-    Authority, CAPTURED_PORTS, CredentialName, Grant, Reveal, RoleName, Shape, TargetName, Ttl,
-};
+use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, Reveal, RoleName, Shape, TargetName, Ttl};
 
 use super::{
     Config, ConfigFault, CredentialEntry, GrantEntry, Quota, Resolved, ResolvedCredential, ResolvedGrant,

@@ -8,6 +8,7 @@ mod lanes;
 mod leases;
 mod originals;
 mod recovery;
+mod reveal;
 mod run;
 mod seen;
 mod trust;

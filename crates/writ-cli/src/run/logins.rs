@@ -334,7 +334,10 @@ mod tests {
 
     #[test]
     fn in_the_environment() {
-        check(&[("db", Reveal::Environment)], false, expect![[r#"
+        check(
+            &[("db", Reveal::Environment)],
+            false,
+            expect![[r#"
             PGHOST=db.example
             PGPORT=5432
             PGUSER=writ_u
@@ -346,8 +349,12 @@ mod tests {
             DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:5432/or%2Fders?sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
             --- db-ca.pem
             PEM
-        "#]]);
-        check(&[("db", Reveal::Environment)], true, expect![[r#"
+        "#]],
+        );
+        check(
+            &[("db", Reveal::Environment)],
+            true,
+            expect![[r#"
             PGHOST=db.example
             PGHOSTADDR=127.0.0.1
             PGPORT=40001
@@ -360,12 +367,16 @@ mod tests {
             DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
             --- db-ca.pem
             PEM
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn in_a_password_file() {
-        check(&[("wide", Reveal::Passfile)], true, expect![[r#"
+        check(
+            &[("wide", Reveal::Passfile)],
+            true,
+            expect![[r#"
             PGHOST=wide.example
             PGHOSTADDR=127.0.0.1
             PGPORT=40001
@@ -378,12 +389,16 @@ mod tests {
             DATABASE_URL=postgres://writ_u@wide.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Fetc%2Fca.crt
             --- pgpass
             wide.example:40001:*:writ_u:p\:w\\/ d%
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn in_a_service_file() {
-        check(&[("db", Reveal::ServiceFile)], false, expect![[r#"
+        check(
+            &[("db", Reveal::ServiceFile)],
+            false,
+            expect![[r#"
             DATABASE_URL=postgres:///?service=db
             PGSERVICEFILE=/run/writ/pg_service.conf
             PGSERVICE=db
@@ -399,8 +414,12 @@ mod tests {
             sslrootcert=/run/writ/db-ca.pem
             application_name=writ 00000000-0000-7101-8101-010101010101
             password=p:w\/ d%
-        "#]]);
-        check(&[("db", Reveal::ServiceFile), ("wide", Reveal::ServiceFile)], true, expect![[r#"
+        "#]],
+        );
+        check(
+            &[("db", Reveal::ServiceFile), ("wide", Reveal::ServiceFile)],
+            true,
+            expect![[r#"
             DATABASE_URL=postgres:///?service=db
             DATABASE_URL=postgres:///?service=wide
             PGSERVICEFILE=/run/writ/pg_service.conf
@@ -427,7 +446,8 @@ mod tests {
             sslrootcert=/etc/ca.crt
             application_name=writ 00000000-0000-7101-8101-010101010101
             password=p:w\/ d%
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
