@@ -32,6 +32,7 @@ use crate::{
     records,
     rules::{RuleBook, Rules},
     sessions::Sessions,
+    settling::Settling,
     store::Store,
     tasks::{lanes::Lanes, recovery::Recovered},
     watch::Watch,
@@ -65,6 +66,7 @@ pub struct Broker {
     /// One change of credentials at a time.
     pub(crate) setting: tokio::sync::Mutex<()>,
     pub(crate) sessions: Sessions,
+    pub(crate) settling: Settling,
     /// Nothing new is begun.
     pub(crate) draining: AtomicBool,
     /// Everything ends.

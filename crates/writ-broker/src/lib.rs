@@ -21,6 +21,7 @@ pub mod seal;
 mod seen;
 mod serve;
 mod sessions;
+mod settling;
 mod start;
 pub mod store;
 mod tasks;

@@ -112,6 +112,14 @@ impl Agent {
         }
     }
 
+    /// What remains of it when it has ended, see [`Running::remains`].
+    pub fn remains(&mut self) -> Vec<OwnedFd> {
+        match self {
+            Self::Confined(running) => running.remains(),
+            Self::Plain(_) => Vec::new(),
+        }
+    }
+
     /// An unconnected TCP socket in the agent's network.
     ///
     /// # Errors

@@ -172,7 +172,7 @@ fn inside(wishes: impl FnOnce(&Path) -> Wishes) -> Option<()> {
         wishes.directory = scene.join("work").into();
     }
     let begin = std::time::Instant::now();
-    let facts = view::Facts::gather(&wishes).unwrap();
+    let facts = view::Facts::gather(view::Host::look().unwrap(), &wishes).unwrap();
     println!("gathered in {:?}", begin.elapsed());
     let planned = view::plan(&facts, &wishes).unwrap();
     for note in &planned.notes {

@@ -287,6 +287,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         config: broker.rules.path().display().to_string(),
         below_confined: broker.sessions.below_confined(),
         proof: proof::needed(broker),
+        quarantined: broker.quarantines.all().into_iter().filter_map(rows::quarantined).collect(),
     })
 }
 

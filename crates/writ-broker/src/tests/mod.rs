@@ -10,5 +10,6 @@ mod originals;
 mod recovery;
 mod reveal;
 mod run;
+mod scale;
 mod seen;
 mod trust;

@@ -128,6 +128,13 @@ fn daemon(paths: &Paths) -> Vec<Check> {
     if status.locked {
         checks.push(Check::warning("it is locked", "writ unlock"));
     }
+    for stuck in &status.quarantined {
+        let what = format!(
+            "the role {} gets no more leases on {}: {} earlier ones cannot be revoked",
+            stuck.role, stuck.credential, stuck.leases
+        );
+        checks.push(Check::warning(what, "writ lease list, then bring back what the credential belongs to"));
+    }
     if status.config != paths.config.display().to_string() {
         let what = format!("it uses another configuration, {}", status.config);
         checks.push(Check::warning(what, "writ stop, then run the command with --config again"));

@@ -49,7 +49,7 @@ pub(crate) enum Reply {
         doors: Vec<Door>,
         captured: Captured,
     },
-    /// Init runs. With its pidfd.
+    /// Init runs. With its pidfd, and with what remains of the view when it is gone.
     Running {
         notes: Vec<String>,
         cgroup: Option<RawPath>,

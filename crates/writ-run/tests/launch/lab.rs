@@ -71,7 +71,7 @@ impl Lab {
 pub fn view() -> View {
     let directory = std::env::current_dir().unwrap();
     let wishes = Wishes { directory: directory.into(), ..Wishes::default() };
-    let facts = writ_run::view::Facts::gather(&wishes).unwrap();
+    let facts = writ_run::view::Facts::gather(writ_run::view::Host::look().unwrap(), &wishes).unwrap();
     writ_run::view::plan(&facts, &wishes).unwrap().view
 }
 
