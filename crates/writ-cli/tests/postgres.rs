@@ -2,11 +2,7 @@
 //!
 //! Order and outcome are asserted, never times: [`PATIENCE`] is only when a test gives up.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "clippy does not see that the helpers here are tests"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "clippy does not see that the helpers here are tests")]
 
 use std::{
     fs,
@@ -309,7 +305,7 @@ fn a_service_file_outlives_the_daemon() {
         assert!(first.starts_with("writ_"), "{first}");
         kill_process(shop.home.daemon().unwrap(), Signal::KILL).unwrap();
         assert!(run.says("a new login is in the service file", PATIENCE));
-        assert!(until(PATIENCE, || !shop.logins().iter().any(|login| *login == first)), "the old one lives");
+        assert!(until(PATIENCE, || !shop.logins().contains(&first)), "the old one lives");
         fs::write(&gate, "go\n").unwrap();
         let second = run.line("second ", PATIENCE).unwrap();
         assert!(second.starts_with("writ_") && second != first, "{first} {second}");
