@@ -18,6 +18,7 @@ use writ_core::{
 };
 
 /// What the launcher says.
+#[expect(clippy::large_enum_variant, reason = "a launcher says it once, and first")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromLauncher {

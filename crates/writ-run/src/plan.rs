@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 use writ_core::Placeholder;
+use zeroize::Zeroize as _;
 
 use crate::{Bytes, RawPath};
 
@@ -66,6 +67,12 @@ pub struct Delivered {
     /// One component.
     pub name: String,
     pub content: Bytes,
+}
+
+impl Drop for Delivered {
+    fn drop(&mut self) {
+        self.content.0.zeroize();
+    }
 }
 
 impl std::fmt::Debug for Delivered {

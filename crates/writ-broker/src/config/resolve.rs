@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use toml::Spanned;
-use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, RoleName, Shape, TargetName, Ttl};
+use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, Reveal, RoleName, Shape, TargetName, Ttl};
 
 use super::{
     Config, ConfigFault, CredentialEntry, GrantEntry, Quota, Resolved, ResolvedCredential, ResolvedGrant,
@@ -364,6 +364,7 @@ impl At<'_> {
     ) -> Fallible<()> {
         let mut authorities: BTreeMap<&Authority, &TargetName> = BTreeMap::new();
         let mut variables: BTreeMap<&str, &CredentialName> = BTreeMap::new();
+        let mut told: Option<&TargetName> = None;
         for grant in &entry.grants {
             let name = &grant.as_ref().target;
             let target = self.known(name, targets, "target")?;
@@ -374,6 +375,15 @@ impl At<'_> {
                     target.name, target.authority
                 );
                 return Err(self.fault(name.span(), what, "give them to different roles"));
+            }
+            if matches!(target.reveal, Some(Reveal::Environment | Reveal::Passfile))
+                && let Some(other) = told.replace(&target.name).filter(|other| **other != target.name)
+            {
+                let what = format!(
+                    "the targets {other} and {} of this role would set the same variables (PGHOST, PGUSER …)",
+                    target.name
+                );
+                return Err(self.fault(name.span(), what, "set `reveal = \"service-file\"` for all but one"));
             }
             let Some(credential) = target.credential.as_ref().and_then(|name| credentials.get(name)) else {
                 continue;

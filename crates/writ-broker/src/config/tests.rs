@@ -322,6 +322,31 @@ fn bare(more: &str) -> String {
 }
 
 #[test]
+fn logins_of_one_role_do_not_take_each_others_variables() {
+    let text = |first: &str, second: &str| {
+        let mut more = String::new();
+        for (name, how) in [("one", first), ("two", second)] {
+            more.push_str(&format!(
+                "[[credential]]\nname = \"{name}\"\nengine = \"postgres\"\nconfig = {{ server = \"{name}.example\", database = \"d\", \
+                 user = \"a\", password = \"wiki\", member_of = [\"r\"] }}\n[[target]]\nname = \"{name}\"\n\
+                 host = \"{name}.example:5432\"\ncredential = \"{name}\"\nreveal = \"{how}\"\n"
+            ));
+        }
+        let grants = "grants = [\n  { target = \"one\" },\n  { target = \"two\" },\n";
+        with("[[role]]", &format!("{more}[[role]]")).replacen("grants = [\n", grants, 1)
+    };
+    for (first, second) in
+        [("environment", "environment"), ("environment", "passfile"), ("passfile", "passfile")]
+    {
+        let fault = load(&text(first, second)).unwrap_err().to_string();
+        assert!(fault.contains("same variables") && fault.contains("service-file"), "{fault}");
+    }
+    for (first, second) in [("environment", "service-file"), ("service-file", "service-file")] {
+        load(&text(first, second)).unwrap();
+    }
+}
+
+#[test]
 fn targets_without_a_credential_and_tunnels() {
     let resolved = load(&bare("allow_private = [\"10.0.0.0/8\"]")).unwrap();
     let route = |name: &str| resolved.target(&name.parse().unwrap()).unwrap().route();

@@ -10,6 +10,7 @@ mod originals;
 mod postgres;
 mod reconcile;
 mod recovery;
+mod reveal;
 mod rotate;
 mod run;
 mod scale;
