@@ -1,3 +1,5 @@
+//! The table against clocks that step, quotas, and leases that end in every order.
+
 use std::sync::Mutex;
 
 use super::*;
