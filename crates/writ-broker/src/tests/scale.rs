@@ -4,8 +4,6 @@
 //! `WRIT_SCALE=1000000 cargo test --release -p writ-broker --lib scale -- --nocapture`. The engine
 //! does nothing outside, so that only writ is measured: store, log, policy and table are the real ones.
 
-#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
