@@ -4,8 +4,6 @@
 //! `WRIT_SCALE=1000000 cargo test --release -p writ-broker --lib scale -- --nocapture`. The engine
 //! does nothing outside, so that only writ is measured: store, log, policy and table are the real ones.
 
-#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -121,14 +119,14 @@ async fn acquire(life: &Arc<Life>, sessions: &[SessionId], target: &'static str)
     callers.join_all().await;
 }
 
-/// How long an issue takes, by four callers, until `done` and 50 times each at the least.
+/// How long an issue takes where nothing is dead, by four callers, until `done` and 50 times each at the least.
 async fn latencies(life: &Arc<Life>, sessions: &[SessionId], done: impl AsyncFn() -> bool) -> Vec<Duration> {
     let mut taken = Vec::new();
     for round in 0..EACH * sessions.len() / 4 {
         let sessions = &sessions[round * 4 / EACH..];
         let one = async || {
             let start = Instant::now();
-            life.acquire(sessions[0], "t").await.unwrap();
+            life.acquire(sessions[0], "u").await.unwrap();
             start.elapsed()
         };
         let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
