@@ -157,7 +157,8 @@ impl Brokerage for Broker {
             let (host, secret) = state.credentials[&name].clone();
             // What the program holds has one lease, and its secret does not come this way.
             let held = secret == HELD;
-            let lease = self.number(if held { 0 } else { count });
+            let first = state.leases.first().copied().filter(|_| held);
+            let lease = first.unwrap_or_else(|| self.number(count));
             let issued_at = self.clock.now();
             let place = Place::Lease { session: ask.session, lease };
             state.leases.push(lease);
