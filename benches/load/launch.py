@@ -1,13 +1,21 @@
 #!/usr/bin/env python3
 """What a confined run costs: launches and file work, each beside doing it without, in turn and in one run.
 
-    launch.py WRIT [ROUNDS]
+    launch.py [--only launches|files] [--pause MS] WRIT [ROUNDS]
 
-Prints medians in milliseconds, the lowest and the highest, and the ratio to the plain program. Needs bwrap.
+Prints medians in milliseconds, the lowest and the highest, what that is over the plain program, and the ratio to it. The order
+changes from round to round, so that nothing always runs behind the end of the same other thing; `--pause` lets each end in peace
+before the next begins. Needs bwrap.
 """
-import os, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, os, random, shutil, statistics, subprocess, tempfile, time
 
-writ, rounds = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 50
+parser = argparse.ArgumentParser()
+parser.add_argument("--only", choices=["launches", "files"])
+parser.add_argument("--pause", type=float, default=0, metavar="MS")
+parser.add_argument("writ", type=os.path.abspath)
+parser.add_argument("rounds", type=int, nargs="?", default=50)
+options = parser.parse_args()
+writ, rounds = options.writ, options.rounds
 home = tempfile.mkdtemp(prefix="writ-launch-")
 for name in ("home", "work", "writ"):
     os.mkdir(os.path.join(home, name), 0o700)
@@ -24,6 +32,7 @@ subprocess.run([writ, "credential", "set", "k"], env=environment, cwd=work, inpu
 confined = [writ, "run", "--quiet", "--require", "confined", "--"]
 launches = {
     "true": ["true"],
+    "writ --version": [writ, "--version"],
     "bwrap … true": ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"],
     "writ run -- true (confined)": confined + ["true"],
     "writ run --no-confine -- true": [writ, "run", "--quiet", "--no-confine", "--", "true"],
@@ -41,8 +50,11 @@ def measure(programs, rounds):
     times = {name: [] for name in programs}
     for argv in programs.values():
         run(argv)
+    order = list(programs.items())
     for _ in range(rounds):
-        for name, argv in programs.items():
+        random.shuffle(order)
+        for name, argv in order:
+            time.sleep(options.pause / 1000)
             start = time.perf_counter()
             run(argv)
             times[name].append((time.perf_counter() - start) * 1000)
@@ -51,12 +63,15 @@ def measure(programs, rounds):
 
 def show(found, base):
     for name, (median, low, high) in found.items():
-        print(f"{name:44} {median:9.1f} ms  [{low:.1f}..{high:.1f}]  {median / found[base(name)][0]:6.2f} x")
+        over, ratio = median - found[base(name)][0], median / found[base(name)][0]
+        print(f"{name:44} {median:9.1f} ms  [{low:.1f}..{high:.1f}]  +{over:.1f} ms  {ratio:6.2f} x", flush=True)
 
 
 try:
-    show(measure(launches, rounds), lambda name: "true")
-    show(measure(jobs, max(3, rounds // 10)), lambda name: name.replace("confined", "plain"))
+    if options.only != "files":
+        show(measure(launches, rounds), lambda name: "true")
+    if options.only != "launches":
+        show(measure(jobs, max(3, rounds // 10)), lambda name: name.replace("confined", "plain"))
 finally:
     subprocess.run([writ, "stop"], env=environment, stderr=subprocess.DEVNULL)
     subprocess.run(["chmod", "-R", "u+rwX", home])

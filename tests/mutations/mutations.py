@@ -1,6 +1,7 @@
 """The lines that hold an agent, each with what stands there without it, and the suites that must notice.
 
-A mutation is (name, file, anchor, replacement, suites). The anchor must stand in the file exactly once; `suites` are tried in
+A mutation is (name, file, anchor, replacement, suites), or has a list of (file, anchor, replacement) for its file, where two lines do
+the same. The anchor must stand in the file exactly once; `suites` are tried in
 order, until one fails. A suite is `launch`, `view`, `lib`, `restricted` of writ-run, or of writ-cli `escapes:NAME,NAME` and
 `ladder:NAME`; `proxy` is writ-proxy's own.
 """
@@ -26,11 +27,11 @@ MUTATIONS = [
     ("the agent keeps its capabilities", STAGE + "inner.rs", '    capabilities::drop_for_good(kept).map_err(StepFault::at(Step::Capabilities, "of the agent"))?;\n', "    let _ = kept;\n", "launch"),
     ("uid 0 keeps all capabilities", STAGE + "inner.rs", "{ CapabilitySet::SETFCAP } else", "{ CapabilitySet::all() } else", "launch"),
     ("the bounding set stays", STAGE + "capabilities.rs", "        if kept.contains(one) {", "        if kept.contains(one) || number < 64 {", "launch"),
-    ("ambient capabilities stay", STAGE + "capabilities.rs", "pub(super) fn drop_all() -> Result<(), Errno> {\n    clear_ambient_capability_set()?;\n", "pub(super) fn drop_all() -> Result<(), Errno> {\n", "launch"),
-    ("programs gain privileges", STAGE + "inner.rs", '    set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;\n', "", "launch"),
+    # Landlock's library sets it as well.
+    ("programs gain privileges", [(STAGE + "inner.rs", '    set_no_new_privs(true).map_err(StepFault::at(Step::Capabilities, "no_new_privs"))?;\n', ""), (STAGE + "inner.rs", "    keep_signals()?;\n", "")], "", "", "launch"),
     # Processes and signals
     ("signals leave through a shared group", STAGE + "inner.rs", "    keep_signals()?;\n", "", "launch"),
-    ("the namespace's processes are not limited", VIEW + "enter.rs", "    limit_namespace(proc.as_fd())?;\n", "", "launch escapes:fork_without_end"),
+    ("the namespace's processes are not limited", VIEW + "enter.rs", "    let limited = limit_namespace(proc.as_fd());\n", "    let limited = if OWNED_BY_ROOT.is_empty() { limit_namespace(proc.as_fd()) } else { Ok(()) };\n", "launch escapes:fork_without_end"),
     ("the account's processes are not limited", STAGE + "inner.rs", "    processes::limit_account()?;\n", "", "launch"),
     ("init outlives the first stage's death", STAGE + "init.rs", "    set_parent_process_death_signal(Some(Signal::KILL))\n        .map_err(StepFault::at(Step::Init, \"the parent's death\"))?;\n", "", "launch"),
     ("init does not see that the first stage is gone", STAGE + "init.rs", "        if abandoned {", "        if abandoned && agent.is_init() {", "launch"),
@@ -95,12 +96,25 @@ MUTATIONS = [
     ("a linked work tree is believed", VIEW + "worktree.rs", "    (own && shaped).then_some(common)\n", "    let _ = own;\n    shaped.then_some(common)\n", "escapes:claim_to_be_a_linked_work_tree"),
     ("a link to writ's files may be writable", VIEW + "planning.rs", "        if let Some(link) = facts.hidden_links.iter().find(|link| self.in_ground(link)) {", "        if let Some(link) = facts.hidden_links.iter().find(|link| self.in_ground(link) && link.as_os_str().is_empty()) {", "lib"),
     ("what is above writ's files can be renamed", VIEW + "planning.rs", "                if !self.places.iter().any(|known| *known.at == *place) {", "                if place.as_os_str().is_empty() {", "escapes:replace_what_is_above_the_state"),
-    ("a linked configuration is writable where it is", "crates/writ-cli/src/run/launch.rs", ".chain(real).map(Into::into).collect()", ".chain(real.take(0)).map(Into::into).collect()", "escapes:write_a_linked_configuration"),
+    # Either of the two is enough at this level.
+    ("a linked configuration is writable where it is", [("crates/writ-cli/src/run/launch.rs", ".chain(real).map(Into::into).collect()", ".chain(real.take(0)).map(Into::into).collect()"), (VIEW + "facts.rs", "let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();", "let (_, hidden_links): (Vec<PathBuf>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();\n        let hidden = wishes.hidden.iter().map(|path| path.0.clone()).collect();")], "", "", "escapes:write_a_linked_configuration"),
     ("sockets in what is only shown connect", VIEW + "scan.rs", "places.iter().chain(shown).any(", "places.iter().chain(shown.iter().take(0)).any(", "escapes:connect_beside_a_tool"),
     ("a cache is opened by an agent's link", VIEW + "facts.rs", "    (!laid || within(&way.end, own)).then_some(way.end)\n", "    let _ = laid;\n    Some(way.end)\n", "escapes:write_through_a_linked_cache"),
     ("what ran out leads down the ladder", "crates/writ-cli/src/run/launch.rs", "                Err(Failed::Step(fault)) if fault.ran_out() => return Err(ran_out(level, &fault)),\n", "                Err(Failed::Step(fault)) if fault.ran_out() && fault.what.is_empty() => return Err(ran_out(level, &fault)),\n", "ladder:"),
     # The proxy: what one session may hold
-    ("connections of a session are not limited", "crates/writ-proxy/src/session.rs", "const CONNECTIONS_MAX: usize = 1024;\n/// Of these, how many may not have said yet what they want; so those that never say it leave room for the others.\nconst UNREAD_MAX: usize = 256;", "const CONNECTIONS_MAX: usize = 1 << 20;\n/// Mutated.\nconst UNREAD_MAX: usize = 1 << 20;", "escapes:use_up_the_daemons_connections"),
+    ("connections of a session are not limited", "crates/writ-proxy/src/session.rs", "const CONNECTIONS_MAX: usize = 1024;", "const CONNECTIONS_MAX: usize = 1 << 20;", "doors:connections_of_a_session_are_bounded"),
+    ("connections that say nothing are not limited", "crates/writ-proxy/src/session.rs", "const UNREAD_MAX: usize = 256;", "const UNREAD_MAX: usize = 1 << 20;", "doors:connections_that_say_nothing_are_bounded"),
     ("names of a session are not limited", "crates/writ-proxy/src/assigned.rs", "        self.names.len() < names && self.letters", "        let _ = names;\n        self.letters", "proxy"),
+    # What appears while a run lasts
+    ("places of credentials stay open", VIEW + "layer.rs", "    guard::close_all(upper, lower, &home.closed, record)\n        .map_err(StepFault::at(Step::Home, \"places of credentials\"))\n", "    let _ = (guard::close_all, record);\n    Ok(())\n", "view"),
+    ("what was closed stays closed", VIEW + "layer.rs", "    guard::open_all(directory.as_fd(), layer.upper.as_fd()).map_err(fault())?;\n", "", "view"),
+    ("a cache is opened by an agent's link at the level restricted", "crates/writ-run/src/restricted/facts.rs", "            match cache_at(cache, &grounds, &writable).filter(|place| place.is_dir()) {", "            match fs::canonicalize(&**cache).ok().filter(|place| place.is_dir() && cache_at(cache, &grounds, &writable).is_none_or(|_| true)) {", "lib"),
+    ("what is writable is opened by a link", "crates/writ-run/src/restricted/landlock.rs", "{ ResolveFlags::NO_SYMLINKS } else", "{ ResolveFlags::empty() } else", "lib"),
+    ("the search for what only root may read stops in silence", VIEW + "planning.rs", "facts.root_only.iter().chain(&facts.unsearched);", "facts.root_only.iter();", "lib"),
     ("letters of names are not limited", "crates/writ-proxy/src/assigned.rs", " && self.letters.saturating_add(host.as_str().len()) <= letters", " && letters < usize::MAX", "proxy"),
 ]
+
+# Why a line may go unnoticed: another one holds the same, and is noticed.
+SECOND_LINES = {
+    "init does not see that the first stage is gone": "the kernel kills init with it; this is for when that was asked for too late",
+}

@@ -281,6 +281,20 @@ pub struct Status {
     pub below_confined: usize,
     /// What a command that grants or changes something must show now.
     pub proof: Proof,
+    /// Roles that get no more leases on a credential, because earlier ones cannot be revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A role that gets no more leases on a credential for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    pub role: RoleName,
+    pub credential: CredentialName,
+    /// Leases that have been `revoking` for too long.
+    pub leases: u64,
+    /// Since when the oldest of them has.
+    pub since: Timestamp,
 }
 
 /// What a command that grants or changes something must show.

@@ -5,7 +5,8 @@
 //!   launcher ◄── Opened | Refused ─ broker
 //!   launcher ── Doors + doors ────► broker        those whose addresses only Opened told; confined runs alone
 //!   launcher ◄── Said, Ended ────── broker        lines for the person; the end of the session
-//!   launcher ── Closed ───────────► broker        the program has ended; closing the socket says the same
+//!   launcher ── Closed + remains ─► broker        the program has ended; closing the socket says the same
+//!   launcher ◄── Taken ──────────── broker        where there are remains
 //! ```
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use writ_core::{
 };
 
 /// What the launcher says.
+#[expect(clippy::large_enum_variant, reason = "a launcher says it once, and first")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
 pub enum FromLauncher {
@@ -24,7 +26,8 @@ pub enum FromLauncher {
     Open(Open),
     /// Adds doors, which travel beside it.
     Doors { doors: Vec<Door> },
-    /// The program ended with this status, as a shell would print it.
+    /// The program ended with this status, as a shell would print it. What remains of its run travels beside it, [`REMAINS_MAX`] descriptors
+    /// at the most: nobody reads or writes them, and closing them waits for the disk, which the launcher need not.
     Closed { status: i32 },
 }
 
@@ -73,7 +76,12 @@ pub enum FromBroker {
     Ended {
         why: String,
     },
+    /// The remains are the broker's to close. A confined session that is opened from now on waits for that.
+    Taken,
 }
+
+/// Descriptors beside [`FromLauncher::Closed`].
+pub const REMAINS_MAX: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {

@@ -138,6 +138,7 @@ fn from_broker() -> Vec<FromBroker> {
         FromBroker::Refused(refusal()),
         FromBroker::Said { text: "refused: example.com is not listed".into() },
         FromBroker::Ended { why: "an operator revoked it".into() },
+        FromBroker::Taken,
     ]
 }
 
@@ -192,6 +193,7 @@ fn answers() -> Vec<Answer> {
         config: "/home/ada/.config/writ/writ.toml".into(),
         below_confined: 1,
         proof: Proof::Passphrase,
+        quarantined: Vec::new(),
     };
     vec![
         Answer::Hello { version: VERSION, recipient: recipient() },
@@ -467,6 +469,7 @@ fn every_variant_has_an_example() {
         FromBroker::Refused(_) => 1,
         FromBroker::Said { .. } => 2,
         FromBroker::Ended { .. } => 3,
+        FromBroker::Taken => 4,
     };
     let ask = |ask: &Ask| match ask {
         Ask::Hello { .. } => 0,
@@ -517,7 +520,7 @@ fn every_variant_has_an_example() {
         Answer::Rotated { .. } => 16,
     };
     all_of(&from_launcher(), launcher, 3);
-    all_of(&from_broker(), broker, 4);
+    all_of(&from_broker(), broker, 5);
     all_of(&asks(), ask, 27);
     all_of(&answers(), answer, 17);
 }

@@ -2,7 +2,8 @@
 //!
 //! One issue is two jobs: `OpenLease`, durable before anything happens outside, and `ActivateLease`. The raw program writes the
 //! same rows with the same schema and settings on one thread, in groups as large as there are callers, without channel, savepoint
-//! or answers. Both run in turns on the same disk, several rounds; the table has the medians.
+//! or answers. Both run in turns on the same disk, several rounds; the table has the medians. A second table has the same issues on a
+//! PostgreSQL server of its own, with `fsync`, on the loopback network; it stands in the directory for temporary files.
 //!
 //! `cargo bench -p writ-broker --bench store`
 
@@ -21,8 +22,14 @@ use std::{
 
 use rusqlite::{Connection, params};
 use serde_json::json;
-use writ_broker::store::{Change, LeaseRecord, Options, SessionRecord, SqliteStore, Store};
+use writ_broker::store::{
+    Change, LeaseRecord, Options, Place, PostgresStore, SessionRecord, SqliteStore, Store,
+};
 use writ_core::{BootId, LeaseId, LeaseState, Level, Receipt, Scope, SessionId, Timestamp};
+use writ_testkit::{
+    Ca,
+    postgres::{ADMIN, Postgres, PostgresConfig},
+};
 
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(2);
@@ -42,22 +49,55 @@ fn main() {
         let (mut ours, mut bare, mut times) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-            let (rate, taken) = runtime.block_on(store(&directory.path().join("writ.db"), callers));
+            let path = directory.path().join("writ.db");
+            let (rate, taken) = runtime.block_on(async {
+                store(Arc::new(SqliteStore::open(&path, Options::default()).unwrap()), callers).await
+            });
             ours.push(rate);
             times.extend(taken);
             bare.push(raw(&directory.path().join("raw.db"), callers));
         }
         let (ours, bare) = (median(&mut ours), median(&mut bare));
-        times.sort_unstable();
-        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+        let (p50, p99) = shares(&mut times);
         let ratio = ours / bare;
-        println!("| {callers} | {ours:.0} | {bare:.0} | {ratio:.2} | {:.2} | {:.2} |", at(50), at(99));
+        println!("| {callers} | {ours:.0} | {bare:.0} | {ratio:.2} | {p50:.2} | {p99:.2} |");
+    }
+    println!("\n| callers | issues/s on PostgreSQL | issue p50 ms | p99 ms |");
+    println!("|---|---|---|---|");
+    let config = PostgresConfig { durable: true, ..PostgresConfig::default() };
+    let server = Postgres::start(&Ca::mint().unwrap(), config).unwrap();
+    for callers in CALLERS {
+        let (mut ours, mut times) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let place = place(&server);
+            let (rate, taken) = runtime.block_on(async {
+                store(Arc::new(PostgresStore::open(&place).await.unwrap()), callers).await
+            });
+            ours.push(rate);
+            times.extend(taken);
+        }
+        let (p50, p99) = shares(&mut times);
+        println!("| {callers} | {:.0} | {p50:.2} | {p99:.2} |", median(&mut ours));
     }
 }
 
+/// An empty database on the server.
+fn place(server: &Postgres) -> Place {
+    let (_, file) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+    std::fs::write(&file, server.password()).unwrap();
+    let url = format!("postgres://{ADMIN}@127.0.0.1:{}/{}", server.port(), server.database().unwrap());
+    Place { url, password_file: Some(file), tls_ca: None, dial: None }
+}
+
+/// Median and 99th percentile, in milliseconds.
+fn shares(times: &mut [Duration]) -> (f64, f64) {
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    (at(50), at(99))
+}
+
 /// Callers that issue one lease after another, each waiting for its own.
-async fn store(path: &Path, callers: usize) -> (f64, Vec<Duration>) {
-    let store = Arc::new(SqliteStore::open(path, Options::default()).unwrap());
+async fn store(store: Arc<dyn Store>, callers: usize) -> (f64, Vec<Duration>) {
     store.apply(vec![Change::OpenSession(session())]).await.unwrap();
     let start = Instant::now();
     let mut running = tokio::task::JoinSet::new();

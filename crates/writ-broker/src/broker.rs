@@ -33,8 +33,9 @@ use crate::{
     records,
     rules::{RuleBook, Rules},
     sessions::Sessions,
+    settling::Settling,
     store::Store,
-    tasks::{lanes::Lanes, recovery::Recovered},
+    tasks::{heartbeat::Pulse, lanes::Lanes, recovery::Recovered},
     watch::Watch,
 };
 
@@ -67,6 +68,9 @@ pub struct Broker {
     pub(crate) setting: tokio::sync::Mutex<()>,
     pub(crate) operations: Operations,
     pub(crate) sessions: Sessions,
+    /// When a shared store last heard of this daemon.
+    pub(crate) pulse: Pulse,
+    pub(crate) settling: Settling,
     /// Nothing new is begun.
     pub(crate) draining: AtomicBool,
     /// Everything ends.
@@ -93,6 +97,7 @@ impl Broker {
     }
 
     async fn answer(&self, open: &Unlocked, rules: &Rules, ask: &AcquireAsk) -> Result<Granted, Refusal> {
+        self.pulse.check(self.clock.as_ref())?;
         let session = self.sessions.identify(ask.session, self.clock.as_ref())?;
         let target = rules.target(&ask.target)?;
         let credential = target.credential.as_ref().map(|name| rules.credential(name)).transpose()?;

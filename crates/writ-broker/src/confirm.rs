@@ -2,7 +2,7 @@
 //!
 //! `host` leads a credential to another service, `dial` and `tls_ca` to another machine behind the same name, so a change of any of
 //! them suspends it. Setting a
-//! credential confirms the targets that use it as they are then. The host that was used first counts as confirmed. So do `dial` and
+//! credential confirms the targets that use it as they are then, an administrator's password those of the logins that it makes. The host that was used first counts as confirmed. So do `dial` and
 //! `tls_ca` where the value comes from the configuration itself (`source`): nobody ever sets it.
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -28,7 +28,7 @@ pub(crate) async fn check(
         Err(Refusal::new(
             RefusalKind::Denied,
             format!("{what} of the target {} changed: its credential is suspended", target.name),
-            format!("check where it leads, then confirm it: `writ credential set {}`", credential.name),
+            format!("check where it leads, then confirm it: `writ credential set {}`", is_set(credential)),
         ))
     };
     let mut first = Vec::new();
@@ -51,7 +51,10 @@ pub(crate) async fn check(
 
 /// Confirms the targets of a credential as they are now.
 pub(crate) fn changes(resolved: &Resolved, credential: &CredentialName) -> Vec<Change> {
-    let uses = |target: &&std::sync::Arc<ResolvedTarget>| target.credential.as_ref() == Some(credential);
+    let uses = |target: &&std::sync::Arc<ResolvedTarget>| {
+        let of = target.credential.as_ref().and_then(|name| resolved.credential(name));
+        of.is_some_and(|of| of.name == *credential || is_set(of) == credential.as_str())
+    };
     let confirm = |target: &std::sync::Arc<ResolvedTarget>| {
         [
             Change::PutMeta { key: key(&target.name), value: fingerprint(target) },
@@ -59,6 +62,11 @@ pub(crate) fn changes(resolved: &Resolved, credential: &CredentialName) -> Vec<C
         ]
     };
     resolved.targets().filter(uses).flat_map(confirm).collect()
+}
+
+/// The credential whose value a person sets for this one: its own, or the administrator's with which an engine makes logins.
+fn is_set(credential: &ResolvedCredential) -> &str {
+    credential.engine_config.get("password").and_then(Value::as_str).unwrap_or(credential.name.as_str())
 }
 
 fn has_source(credential: &ResolvedCredential) -> bool {

@@ -24,8 +24,9 @@ use crate::{
     operations::Operations,
     rules::RuleBook,
     sessions::{self, End, Sessions},
+    settling::Settling,
     store::StoreFault,
-    tasks::{self, lanes::Lanes},
+    tasks::{self, heartbeat::Pulse, lanes::Lanes},
     watch::Watch,
 };
 
@@ -57,6 +58,9 @@ pub enum StartFault {
 /// How long a stop waits for revocations upstream. What is not done then, the next start goes on with.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
+/// The longest that saying good-bye to a shared store may take.
+const RETIRE_MAX: Duration = Duration::from_secs(3);
+
 impl Broker {
     /// Starts a broker: ends what another life left, opens the door if the seal asks nobody, begins the background work.
     /// Needs a tokio runtime, on which the work stays.
@@ -72,6 +76,9 @@ impl Broker {
         let started_at = clock.now();
         let boot = BootId::new(started_at, &bytes);
         let store = installation.store().clone();
+        if let Some(shared) = store.shared() {
+            shared.enlist(boot, installation.node().map(str::to_owned)).await?;
+        }
         let recovered =
             tasks::recovery::sessions(store.as_ref(), &tasks::recovery::ask(boot, started_at)).await?;
         let locked = installation.is_locked();
@@ -98,6 +105,8 @@ impl Broker {
             setting: tokio::sync::Mutex::default(),
             operations: Operations::default(),
             sessions: Sessions::default(),
+            pulse: Pulse::default(),
+            settling: Settling::default(),
             draining: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             busy: watch::Sender::new(0),
@@ -108,6 +117,11 @@ impl Broker {
         if !locked {
             door::open(&broker).await?;
         }
+        if broker.store.shared().is_some() {
+            broker.pulse.felt(broker.clock.boottime());
+        }
+        tokio::spawn(tasks::heartbeat::run(broker.clone()));
+        tokio::spawn(tasks::news::run(broker.clone()));
         tokio::spawn(tasks::expiry::run(broker.clone()));
         tokio::spawn(tasks::recovery::run(broker.clone()));
         tokio::spawn(tasks::renewal::run(broker.clone()));
@@ -169,6 +183,12 @@ impl Broker {
             }
             if let Ok(Err(fault)) = closed {
                 tracing::debug!(%fault, "the audit log was not closed cleanly");
+            }
+        }
+        if let Some(shared) = self.store.shared() {
+            // Not said, it takes the others a little longer to notice.
+            if !matches!(timeout(RETIRE_MAX, shared.retire(self.boot)).await, Ok(Ok(()))) {
+                tracing::warn!("the store could not be told that this daemon ends");
             }
         }
     }

@@ -26,8 +26,9 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 use writ_broker::{
     Broker, BrokerConfig, Engines,
-    config::{Config, ConfigFault, SealKind},
+    config::{Config, ConfigFault, SealEntry},
     keyring::Installation,
+    seal::SealPlaces,
 };
 use writ_core::{Clock, Refusal, RefusalKind, Timestamp};
 use writ_proxy::{Proxy, ProxyConfig, Roots, SystemNames};
@@ -178,14 +179,22 @@ async fn terminated() {
 }
 
 async fn broker(paths: &Paths) -> Result<Arc<Broker>, Fault> {
-    let seal = match Config::load(&paths.config) {
-        Ok(config) => config.seal.kind,
-        Err(ConfigFault::Missing(_)) => SealKind::default(),
+    let (seal, store) = match Config::load(&paths.config) {
+        Ok(config) => (config.seal, config.store),
+        Err(ConfigFault::Missing(_)) => (SealEntry::default(), None),
         Err(fault) => return Err(Fault::new(fault.to_string(), "mend the configuration")),
     };
-    let installation = Installation::open(&paths.state, seal.as_str())
-        .await
-        .map_err(|fault| Fault::new(fault.to_string(), "mend that, then try again"))?;
+    let mut places = SealPlaces::within(&paths.state);
+    if let Some(path) = seal.path {
+        places.key_file = path;
+    }
+    let kind = seal.kind.as_str();
+    let installation = match store {
+        Some(place) => Installation::open_shared(&paths.state, kind, &places, &place).await,
+        None => Installation::open_with(&paths.state, kind, &places).await,
+    };
+    let installation =
+        installation.map_err(|fault| Fault::new(fault.to_string(), "mend that, then try again"))?;
     let config = BrokerConfig {
         config: paths.config.clone(),
         audit: paths.audit(),

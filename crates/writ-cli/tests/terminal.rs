@@ -5,10 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "clippy does not see that the helpers here are tests")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use writ_testkit::{Config, Home, Pty, ROLE, refuse_namespaces, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ");
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When a key is pressed again.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Says `ready` without having it in the command line, which the terminal shows as well.
 const READY: &str = r"printf 'rea%s\n' dy";
 /// As [`READY`], for use within single quotes.
@@ -45,6 +49,9 @@ const INTERRUPT: &str = "\x03";
 const END: &str = "\x04";
 const STOP: &str = "\x1a";
 const ESCAPE: &str = "\x1b";
+
+/// How much is done between the start of a job and a key.
+const MOMENTS: [u32; 5] = [0, 5000, 20_000, 50_000, 100_000];
 
 /// How the program is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +133,13 @@ impl Place {
         self.spawn(command)
     }
 
+    /// A pipe with a name, in which a program waits that is not to read at the terminal.
+    fn gate(&self) -> PathBuf {
+        let gate = self.work().join("gate");
+        assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        gate
+    }
+
     fn close(self) {
         self.home.close().unwrap();
     }
@@ -134,6 +148,20 @@ impl Place {
 /// Types a line.
 fn enter(pty: &mut Pty, line: &str) {
     pty.press(&format!("{line}\n")).unwrap();
+}
+
+/// The outer shell asks again after a job of its own stopped, and it reads: what is typed while it takes the terminal back can be lost.
+fn prompt(pty: &mut Pty) {
+    pty.wait_for("outer> ").unwrap();
+    reads(pty);
+    pty.wait_for("outer> ").unwrap();
+}
+
+/// The outer shell reads what is typed. Each time it says something else, since impatience can make it say it twice.
+fn reads(pty: &mut Pty) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    pty.press_until(&format!("echo at-$(({number}+1))\n"), &format!("at-{}\r", number + 1)).unwrap();
 }
 
 /// The status of the last command of the outer shell, which is at its prompt.
@@ -204,7 +232,7 @@ fn a_whole_run_stops_and_goes_on() {
         for _ in 0..3 {
             pty.press(STOP).unwrap();
             pty.wait_for("Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
+            prompt(&mut pty);
             enter(&mut pty, "fg");
             assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         }
@@ -220,15 +248,22 @@ fn a_script_that_calls_stops_with_the_program() {
     for_all(|place| {
         let (p, mut pty) = (place.prefix(), place.bash());
         let script = place.work().join("script");
-        fs::write(&script, format!("{p}bash -c '{READY2}; read x; echo got-$x'; echo 'script went on'"))
-            .unwrap();
+        // The shell asks when the script has stopped. Whoever is about to stop at the terminal may still take the line that answers.
+        let gate = place.gate();
+        fs::write(
+            &script,
+            format!("{p}bash -c '{READY2}; read x <gate; read x; echo got-$x'; echo 'script went on'"),
+        )
+        .unwrap();
         enter(&mut pty, &format!("sh {}", script.display()));
         pty.wait_for("ready").unwrap();
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         pty.wait_for("sh ").unwrap();
+        let mut gate = File::options().read(true).write(true).open(gate).unwrap();
+        gate.write_all(b"go\n").unwrap();
         enter(&mut pty, "hello");
         pty.wait_for("got-hello").unwrap();
         pty.wait_for("script went on").unwrap();
@@ -259,7 +294,7 @@ fn a_shell_inside_has_jobs_and_stops_as_a_whole() {
 
         enter(&mut pty, "suspend");
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         pty.wait_for("bash").unwrap();
         enter(&mut pty, "echo still=$((20+3)).");
@@ -282,7 +317,7 @@ fn an_editor_works_and_stops() {
         // It reads this key; the terminal does not.
         pty.press(&format!("{ESCAPE}{STOP}")).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "fg");
         // It draws its text again.
         pty.wait_for("hello wor").unwrap();
@@ -306,9 +341,9 @@ fn a_pager_pages_and_pipelines_stop_as_one() {
             enter(&mut pty, &line);
             pty.wait_for("\r\n23").unwrap();
             pty.press_until(STOP, "Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
-            enter(&mut pty, "fg");
-            pty.wait_for("\r\n23").unwrap();
+            prompt(&mut pty);
+            // A pager that is stopped while it starts may take the key for two.
+            pty.press_until("fg\n", "\r\n23").unwrap();
             pty.press("G").unwrap();
             pty.wait_for("100000").unwrap();
             pty.press("q").unwrap();
@@ -335,7 +370,7 @@ fn the_head_of_a_pipeline_may_ask_at_the_terminal() {
             pty.wait_for("ready").unwrap();
             pty.press(STOP).unwrap();
             pty.wait_for("Stopped").unwrap();
-            pty.wait_for("outer> ").unwrap();
+            prompt(&mut pty);
             enter(&mut pty, "fg");
             pty.wait_for("cat").unwrap();
             enter(&mut pty, "hello");
@@ -452,7 +487,7 @@ fn a_running_job_is_brought_to_the_foreground() {
         assert!(until(PATIENCE, || pty.foreground().unwrap() != pty.leader()));
         pty.press(STOP).unwrap();
         pty.wait_for("Stopped").unwrap();
-        pty.wait_for("outer> ").unwrap();
+        prompt(&mut pty);
         enter(&mut pty, "bg");
         pty.wait_for("outer> ").unwrap();
         enter(&mut pty, "fg");
@@ -582,5 +617,89 @@ fn a_program_does_not_hit_who_called_it() {
         let out = command.args(["--wait", "sh", "script"]).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert_eq!(said.contains("survived=143."), survives, "{said}");
+    });
+}
+
+/// Keys while a launch is under way: whenever one comes, the whole job stops once and goes on later, or ends, and the shell is asked
+/// again at its terminal. (A program that took the terminal from it would make it exit.)
+#[test]
+fn a_run_stops_or_ends_at_any_moment_of_its_start() {
+    for_all(|place| {
+        // A program by itself has no such moments.
+        if place.how == How::Plainly {
+            return;
+        }
+        let (p, mut pty) = (place.prefix(), place.bash());
+        // Not at the terminal: who is about to stop there may still take the line of whoever is asked next.
+        let waits = "sh -c 'read x <gate; echo went-$((1+1))'";
+        let gate = place.gate();
+        let script = place.work().join("script");
+        fs::write(&script, format!("{p}{waits}\n")).unwrap();
+        for line in [format!("{p}{waits}"), "sh script".to_owned(), format!("{p}{waits} | {p}cat")] {
+            for moment in MOMENTS {
+                start(&mut pty, &line, moment);
+                // It is lost in the instant in which terminal and program change hands, as any shell's children can lose one.
+                pty.press_until(STOP, "Stopped").unwrap();
+                reads(&mut pty);
+                enter(&mut pty, "fg");
+                // With both ends in our hands, nobody waits in `open`.
+                let mut gate = File::options().read(true).write(true).open(&gate).unwrap();
+                gate.write_all(b"go\n").unwrap();
+                let seen = pty.wait_for("went-2").unwrap();
+                assert!(!seen.contains("Stopped"), "{line} {moment}: {seen}");
+                reads(&mut pty);
+                // What nobody read is gone.
+                drop(gate);
+
+                start(&mut pty, &line, moment);
+                assert!(until(PATIENCE, || {
+                    pty.press(INTERRUPT).unwrap();
+                    until(IMPATIENCE, || pty.foreground().unwrap() == pty.leader())
+                }));
+                reads(&mut pty);
+            }
+        }
+    });
+}
+
+/// Starts a job and lets it come so far.
+fn start(pty: &mut Pty, line: &str, moment: u32) {
+    enter(pty, line);
+    assert!(until(PATIENCE, || executed(pty, line.split('|').count())), "{}", pty.transcript());
+    for _ in 0..moment {
+        pty.foreground().unwrap();
+    }
+}
+
+/// Whether the job in the foreground has that many processes, none of which is still the shell that makes them: bash ignores what
+/// its children do not.
+fn executed(pty: &Pty, count: usize) -> bool {
+    let group = pty.foreground().unwrap();
+    let shell = fs::read(format!("/proc/{}/cmdline", pty.leader())).unwrap();
+    let of_group = |process: &PathBuf| {
+        let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        // Behind the name, which may have any character: state, parent, group.
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        fields.split_whitespace().nth(2) == Some(&group.to_string())
+    };
+    let processes = fs::read_dir("/proc").unwrap().map(|process| process.unwrap().path());
+    let lines: Vec<_> = processes.filter(of_group).map(|process| fs::read(process.join("cmdline"))).collect();
+    group != pty.leader() && lines.len() >= count && lines.iter().flatten().all(|line| *line != shell)
+}
+
+/// A stopped pipeline whose shell is gone is hung up and continued by the kernel, if nothing of ours looks like another shell.
+#[test]
+fn a_stopped_pipeline_ends_with_its_shell() {
+    for_all(|place| {
+        let (p, mut pty) = (place.prefix(), place.bash());
+        let script = "trap 'echo hung up >last; exit' HUP; echo rea\"\"dy; while :; do sleep 0.01; done";
+        fs::write(place.work().join("lives"), script).unwrap();
+        enter(&mut pty, &format!("{p}bash lives | cat"));
+        pty.wait_for("ready").unwrap();
+        pty.press_until(STOP, "Stopped").unwrap();
+        // Not by a hang-up of its own: it is killed.
+        drop(pty);
+        let last = place.work().join("last");
+        assert!(until(PATIENCE, || fs::read_to_string(&last).is_ok_and(|last| last == "hung up\n")));
     });
 }

@@ -3,6 +3,7 @@
 //! An engine that makes logins is given a real server to make them at.
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
+#[expect(dead_code, reason = "the engine's own tests use more of it")]
 mod support;
 
 use std::{

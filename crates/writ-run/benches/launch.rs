@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 fn confined(bencher: Bencher) {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let wishes = Wishes { directory: directory.path().into(), ..Wishes::default() };
-    let facts = view::Facts::gather(&wishes).unwrap();
+    let facts = view::Facts::gather(view::Host::look().unwrap(), &wishes).unwrap();
     let planned = view::plan(&facts, &wishes).unwrap();
     bencher.with_inputs(|| planned.view.clone()).bench_values(|view| probe(view).unwrap());
 }

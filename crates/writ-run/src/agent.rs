@@ -23,7 +23,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use writ_sys::{
     SignalQueue,
-    jobs::SIGCHLD,
+    jobs::{SIGCHLD, SIGTSTP},
     signals::{SIGCONT, SIGKILL},
 };
 
@@ -79,6 +79,19 @@ impl Agent {
         }
     }
 
+    /// Sends the signal of the key that stops, which was pressed while the agent was being started, unless it has stopped already: in
+    /// our group it may have got the same one itself.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended.
+    pub fn stop(&mut self) -> io::Result<()> {
+        match self {
+            Self::Confined(running) => running.stop(),
+            // What it did so far, [`event`](Self::event) has told.
+            Self::Plain(plain) => plain.signal(SIGTSTP),
+        }
+    }
+
     /// Continues a stopped agent; with `terminal`, it is put into the foreground of that terminal first.
     ///
     /// # Errors
@@ -109,6 +122,14 @@ impl Agent {
         match self {
             Self::Confined(running) => running.deliver(files),
             Self::Plain(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// What remains of it when it has ended, see [`Running::remains`].
+    pub fn remains(&mut self) -> Vec<OwnedFd> {
+        match self {
+            Self::Confined(running) => running.remains(),
+            Self::Plain(_) => Vec::new(),
         }
     }
 
@@ -176,15 +197,21 @@ impl Plain {
         command
     }
 
-    /// Starts a command, in the process group that `terminal` tells, with the signal mask that we had before `signals`. It dies when
-    /// the calling thread ends.
+    /// Starts a command, in the process group that `terminal` tells and in the foreground if `foreground`, with the signal mask that we
+    /// had before `signals`. It dies when the calling thread ends.
     ///
     /// # Errors
     /// The step [`Step::Execute`] when the program cannot be executed, [`Step::Spawn`] when we cannot wait for it.
-    pub fn start(mut command: Command, terminal: Terminal, signals: &SignalQueue) -> Result<Self, StepFault> {
-        if let Terminal::OwnGroup { foreground } = terminal {
+    pub fn start(
+        mut command: Command,
+        terminal: Terminal,
+        foreground: bool,
+        signals: &SignalQueue,
+    ) -> Result<Self, StepFault> {
+        if terminal.is_own_group() {
             writ_sys::own_group(&mut command, foreground);
         }
+        writ_sys::jobs::drop_keys(&mut command);
         let name = command.get_program().display().to_string();
         let start = || {
             let started = writ_sys::die_with_parent(signals.restore_in(&mut command)).spawn();

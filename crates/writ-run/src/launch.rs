@@ -1,10 +1,10 @@
 //! H's side of a launch: the network first, whose sockets open the session; then the rest.
 //!
 //! ```text
-//!   Prepared::new ─► doors ─► (the session is opened) ─► Prepared::bind ─► Prepared::start ─► Running
+//!   Prepared::begin ─► Prepared::doors ─► (the session is opened) ─► Prepared::bind ─► Prepared::start ─► Running
 //! ```
 //!
-//! Everything below dies when the thread that called [`Prepared::new`] ends, when a `Prepared` or `Running` is dropped,
+//! Everything below dies when the thread that called [`Prepared::begin`] ends, when a `Prepared` or `Running` is dropped,
 //! and when any of the stages dies. H itself may have threads, and may be undumpable.
 
 use std::{
@@ -22,7 +22,7 @@ use crate::{
     Captured, Delivered, Event, NetworkPlan, Plan, ProcessPlan, RawPath, Step, StepFault, Terminal, View,
     stage::{
         Stage, cgroup,
-        channel::{Channel, InitOrder, Order, Reply, Report},
+        channel::{Channel, Go, InitOrder, Order, Reply, Report},
         seal,
     },
 };
@@ -42,11 +42,22 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Makes the namespaces and the network. Call it from a thread that lives as long as the run.
+    /// Makes the namespaces and the network, and waits for them. Call it from a thread that lives as long as the run.
     ///
     /// # Errors
     /// The step that failed: this machine does not confine.
     pub fn new(plan: &NetworkPlan) -> Result<(Self, Doors, Captured), StepFault> {
+        let mut prepared = Self::begin(plan)?;
+        let (doors, captured) = prepared.doors()?;
+        Ok((prepared, doors, captured))
+    }
+
+    /// Has the namespaces and the network made, and does not wait: its caller has other things to do meanwhile. Call it from a thread that
+    /// lives as long as the run.
+    ///
+    /// # Errors
+    /// [`Step::Spawn`].
+    pub fn begin(plan: &NetworkPlan) -> Result<Self, StepFault> {
         let (channel, theirs) = Channel::pair().map_err(StepFault::at(Step::Spawn, "a socket"))?;
         channel.set_patience(Some(STEP_MAX)).map_err(StepFault::at(Step::Spawn, "a socket"))?;
         let mut command = Stage::Outer.command(vec![theirs]);
@@ -54,9 +65,19 @@ impl Prepared {
         // Together with it goes our copy of the stage's end.
         drop(command);
         let child = child.map_err(StepFault::at(Step::Spawn, "the first stage"))?;
-        let mut prepared = Self { stage: Outer { child, channel } };
-        let (doors, captured) = prepared.doors(&Order::Prepare { plan: plan.clone() })?;
-        Ok((prepared, doors, captured))
+        let mut stage = Outer { child, channel };
+        if stage.channel.send(&Order::Prepare { plan: plan.clone() }, &[]).is_err() {
+            return Err(StepFault::new(Step::Spawn, stage.last_words(), 0));
+        }
+        Ok(Self { stage })
+    }
+
+    /// The doors of the network that was [begun](Self::begin), once.
+    ///
+    /// # Errors
+    /// The step that failed: this machine does not confine.
+    pub fn doors(&mut self) -> Result<(Doors, Captured), StepFault> {
+        doors_of(self.stage.answer()?)
     }
 
     /// Makes further doors: listeners at these addresses, inside.
@@ -64,14 +85,15 @@ impl Prepared {
     /// # Errors
     /// The step [`Step::Door`] with the address at which it failed. The launch is over then.
     pub fn bind(&mut self, doors: &[(Door, SocketAddr)]) -> Result<Doors, StepFault> {
-        Ok(self.doors(&Order::Bind { doors: doors.to_vec() })?.0)
+        Ok(doors_of(self.stage.ask(&Order::Bind { doors: doors.to_vec() }, &[])?)?.0)
     }
 
-    /// Builds the view and executes the program. When it answers, the program runs.
+    /// Builds the view and executes the program. When it answers, the program runs. `ready` is asked when all is done but that, and
+    /// answers whether the program's group gets the terminal: see [`Job::ready`](crate::Job::ready).
     ///
     /// # Errors
     /// The step that failed; [`Step::Execute`] means that all is well but the program.
-    pub fn start(self, plan: &Plan) -> Result<Running, StepFault> {
+    pub fn start(self, plan: &Plan, ready: &dyn Fn() -> bool) -> Result<Running, StepFault> {
         let Self { mut stage } = self;
         let (init, theirs) = Channel::pair().map_err(StepFault::at(Step::Spawn, "a socket"))?;
         init.set_patience(Some(STEP_MAX)).map_err(StepFault::at(Step::Spawn, "a socket"))?;
@@ -79,22 +101,22 @@ impl Prepared {
         let passed = [theirs.as_fd(), view.as_fd(), process.as_fd()];
         let (reply, descriptors) = stage.ask(&Order::Start, &passed)?;
         drop(theirs);
-        let (Reply::Running { notes, cgroup }, Ok([pid_one])) =
-            (reply, <[OwnedFd; 1]>::try_from(descriptors))
-        else {
+        let mut descriptors = descriptors.into_iter();
+        let (Reply::Running { notes, cgroup }, Some(pid_one)) = (reply, descriptors.next()) else {
             return Err(unexpected());
         };
-        let running = Running { stage, init, pid_one, cgroup, notes, state: State::Starting };
-        running.until_started()
+        let remains = descriptors.collect();
+        let running = Running { stage, init, pid_one, cgroup, notes, remains, state: State::Starting };
+        running.until_started(ready)
     }
+}
 
-    fn doors(&mut self, order: &Order) -> Result<(Doors, Captured), StepFault> {
-        match self.stage.ask(order, &[])? {
-            (Reply::Doors { doors, captured }, sockets) if doors.len() == sockets.len() => {
-                Ok((doors.into_iter().zip(sockets).collect(), captured))
-            }
-            _ => Err(unexpected()),
+fn doors_of((reply, sockets): (Reply, Vec<OwnedFd>)) -> Result<(Doors, Captured), StepFault> {
+    match reply {
+        Reply::Doors { doors, captured } if doors.len() == sockets.len() => {
+            Ok((doors.into_iter().zip(sockets).collect(), captured))
         }
+        _ => Err(unexpected()),
     }
 }
 
@@ -112,7 +134,7 @@ pub fn probe(view: View) -> Result<(), StepFault> {
         directory: "/".into(),
         terminal: Terminal::CallersGroup,
     };
-    let mut running = prepared.start(&Plan { view, process })?;
+    let mut running = prepared.start(&Plan { view, process }, &|| false)?;
     match running.wait().map_err(StepFault::at(Step::Init, "the program"))? {
         0 => Ok(()),
         status => {
@@ -132,6 +154,7 @@ pub struct Running {
     pid_one: OwnedFd,
     cgroup: Option<RawPath>,
     notes: Vec<String>,
+    remains: Vec<OwnedFd>,
     state: State,
 }
 
@@ -192,12 +215,26 @@ impl Running {
         self.init.send(&InitOrder::Signal { number }, &[])
     }
 
+    /// Sends `SIGTSTP` to the agent, unless it has been stopped since it was executed.
+    ///
+    /// # Errors
+    /// When init is gone.
+    pub fn stop(&self) -> io::Result<()> {
+        self.init.send(&InitOrder::Stop, &[])
+    }
+
     /// Continues a stopped agent, with `terminal` after its group was put into the foreground of that.
     ///
     /// # Errors
     /// When init is gone.
     pub fn resume(&self, terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.init.send(&InitOrder::Resume, terminal.as_slice())
+    }
+
+    /// What remains of the run when it has ended: the lock on its layer, and the layer's mount, whose closing waits for the disk. Whoever
+    /// takes them closes them; while they are open, no other run gets the layer.
+    pub fn remains(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.remains)
     }
 
     /// Kills everything inside.
@@ -257,9 +294,14 @@ impl Running {
         }
     }
 
-    fn until_started(mut self) -> Result<Self, StepFault> {
+    fn until_started(mut self, ready: &dyn Fn() -> bool) -> Result<Self, StepFault> {
         loop {
             match self.init.receive::<Report>() {
+                Ok(Some((Report::Ready, _))) => {
+                    let go = Go { foreground: ready() };
+                    let sent = self.init.send(&InitOrder::Go { go }, &[]);
+                    sent.map_err(StepFault::at(Step::Init, "the word to go"))?;
+                }
                 Ok(Some((Report::Event { event: Event::Started }, _))) => break,
                 Ok(Some((Report::Note { note }, _))) => self.notes.push(note),
                 Ok(Some((Report::Fault { fault }, _))) => return Err(fault),
@@ -312,11 +354,14 @@ impl Outer {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), StepFault> {
         let sent = self.channel.send(order, descriptors);
+        let answer = self.answer()?;
+        sent.map(|()| answer).map_err(StepFault::at(Step::Protocol, "the first stage"))
+    }
+
+    fn answer(&mut self) -> Result<(Reply, Vec<OwnedFd>), StepFault> {
         match self.channel.receive() {
             Ok(Some((Reply::Fault { fault }, _))) => Err(fault),
-            Ok(Some(answer)) => {
-                sent.map(|()| answer).map_err(StepFault::at(Step::Protocol, "the first stage"))
-            }
+            Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(StepFault::new(Step::Spawn, self.last_words(), 0)),
             Err(error) => Err(StepFault::at(Step::Protocol, "the first stage")(error)),
         }

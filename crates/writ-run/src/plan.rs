@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 use writ_core::Placeholder;
+use zeroize::Zeroize as _;
 
 use crate::{Bytes, RawPath};
 
@@ -66,6 +67,12 @@ pub struct Delivered {
     /// One component.
     pub name: String,
     pub content: Bytes,
+}
+
+impl Drop for Delivered {
+    fn drop(&mut self) {
+        self.content.0.zeroize();
+    }
 }
 
 impl std::fmt::Debug for Delivered {
@@ -134,8 +141,8 @@ pub struct ProcessPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Terminal {
-    /// Standard output is the terminal: the program leads a process group of its own, in the foreground if we are.
-    OwnGroup { foreground: bool },
+    /// Standard output is the terminal: the program leads a process group of its own, in the foreground if we are there when it starts.
+    OwnGroup,
     /// In a pipeline or without a terminal: it stays in the caller's group, and stops are nobody's business.
     CallersGroup,
 }

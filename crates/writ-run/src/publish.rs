@@ -224,7 +224,7 @@ mod tests {
     /// On the host's own network: what is relayed does not depend on whose it is.
     fn agent() -> Agent {
         let signals = SignalQueue::of(&[]).unwrap();
-        Agent::Plain(Plain::start(Command::new("true"), Terminal::CallersGroup, &signals).unwrap())
+        Agent::Plain(Plain::start(Command::new("true"), Terminal::CallersGroup, false, &signals).unwrap())
     }
 
     /// A published port with `inner` behind it, and a connection to it that waits to be served.

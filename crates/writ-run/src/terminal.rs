@@ -16,14 +16,15 @@
 //! Window size needs nothing: the terminal is the same one, not a copy, and tells its foreground group itself.
 
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use writ_sys::{
-    jobs::{self, SIGSTOP, SIGTTIN, SIGTTOU},
-    signals::{SIGHUP, SIGINT},
+    jobs::{self, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU},
+    signals::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
 };
 
 use crate::{Agent, Terminal};
@@ -39,20 +40,15 @@ pub struct Facts {
     pub output: bool,
     /// Our process group; 0 if its leader has no number here.
     pub group: i32,
-    /// The group in the foreground; 0 if its leader has no number here, or there is no terminal.
-    pub foreground: i32,
 }
 
 impl Facts {
     pub fn gather() -> Self {
-        let input = jobs::foreground_group(&io::stdin());
-        let output = jobs::foreground_group(&io::stdout());
         Self {
             terminal: std::fs::File::open("/dev/tty").is_ok(),
-            input: input.is_ok(),
-            output: output.is_ok(),
+            input: jobs::foreground_group(&io::stdin()).is_ok(),
+            output: jobs::foreground_group(&io::stdout()).is_ok(),
             group: jobs::group_number(),
-            foreground: output.unwrap_or(0),
         }
     }
 }
@@ -60,19 +56,14 @@ impl Facts {
 impl Terminal {
     /// Whose terminal it will be.
     pub fn decide(facts: &Facts) -> Self {
-        if !facts.terminal {
-            // No key can stop anything here, so nothing is lost by a group of its own.
-            return Self::OwnGroup { foreground: false };
-        }
-        if facts.input && facts.output && facts.group > 0 {
-            return Self::OwnGroup { foreground: facts.foreground == facts.group };
-        }
-        Self::CallersGroup
+        // Without a terminal no key can stop anything, so nothing is lost by a group of its own.
+        let own = !facts.terminal || (facts.input && facts.output && facts.group > 0);
+        if own { Self::OwnGroup } else { Self::CallersGroup }
     }
 
     /// Whether the agent leads a group, so that the terminal's keys reach it and us at different times.
     pub fn is_own_group(self) -> bool {
-        matches!(self, Self::OwnGroup { .. })
+        self == Self::OwnGroup
     }
 }
 
@@ -87,7 +78,7 @@ pub struct Job {
     /// How the terminal was when we started.
     modes: Option<Termios>,
     /// The agent's group was given the terminal.
-    lent: bool,
+    lent: Cell<bool>,
 }
 
 impl Job {
@@ -104,8 +95,17 @@ impl Job {
             modes: terminal.as_ref().and_then(|terminal| tcgetattr(terminal).ok()),
             terminal,
             group: facts.group,
-            lent: decided == Terminal::OwnGroup { foreground: true },
+            lent: Cell::new(false),
         })
+    }
+
+    /// All is ready but the agent, and no key reaches it yet: what was pressed meanwhile stops us here, as it stopped whoever called us.
+    /// The answer is whether the agent's group gets the terminal. Afterwards a shell could have it that saw its job stop or end.
+    pub fn ready(&self) -> bool {
+        while jobs::is_pending(SIGTSTP) && writ_sys::stop_by(SIGTSTP, false).is_ok() {}
+        let ends = [SIGINT, SIGQUIT, SIGHUP, SIGTERM].into_iter().any(jobs::is_pending);
+        self.lent.set(!ends && self.in_foreground());
+        self.lent.get()
     }
 
     /// The agent was stopped: so are we, until somebody continues us.
@@ -120,7 +120,7 @@ impl Job {
         }
         // Shells bring a *running* job to the foreground without a word. The agent learned it the hard way.
         let wanted_terminal = matches!(signal, SIGTTIN | SIGTTOU);
-        if wanted_terminal && !self.lent && self.in_foreground() {
+        if wanted_terminal && !self.lent.get() && self.in_foreground() {
             return self.resume(agent);
         }
         let its_modes = self.take_back(true);
@@ -148,8 +148,8 @@ impl Job {
         if !self.leads {
             return Ok(());
         }
-        let lend = !self.lent && self.in_foreground();
-        self.lent |= lend;
+        let lend = !self.lent.get() && self.in_foreground();
+        self.lent.set(self.lent.get() || lend);
         agent.resume(self.terminal.as_ref().filter(|_| lend).map(AsFd::as_fd))
     }
 
@@ -158,7 +158,7 @@ impl Job {
     /// With `signal`, the one that ended it, an interrupt is repeated for our whole group if the agent had the terminal: the
     /// key would have reached all of us, and a script that calls us in a loop should not go on after it.
     pub fn ended(&mut self, signal: Option<i32>) {
-        if self.lent && signal == Some(SIGINT) {
+        if self.lent.get() && signal == Some(SIGINT) {
             let _ = writ_sys::signal_own_group(SIGINT);
         }
         self.take_back(false);
@@ -171,8 +171,7 @@ impl Job {
 
     /// Takes the terminal back if it was lent, and tells the agent's modes.
     fn take_back(&mut self, restore: bool) -> Option<Termios> {
-        let terminal = self.terminal.as_ref().filter(|_| self.lent)?;
-        self.lent = false;
+        let terminal = self.terminal.as_ref().filter(|_| self.lent.take())?;
         let its_modes = tcgetattr(terminal).ok();
         let _ = writ_sys::set_foreground_group(terminal, self.group);
         if let Some(modes) = self.modes.as_ref().filter(|_| restore) {
@@ -188,29 +187,21 @@ mod tests {
 
     #[test]
     fn the_terminal_is_whose_it_should_be() {
-        const IN_FRONT: Terminal = Terminal::OwnGroup { foreground: true };
-        const BEHIND: Terminal = Terminal::OwnGroup { foreground: false };
+        const OWN: Terminal = Terminal::OwnGroup;
         const CALLERS: Terminal = Terminal::CallersGroup;
-        // terminal, input, output, group, foreground
+        // terminal, input, output, group
         let cases = [
-            ("interactive", (true, true, true, 7, 7), IN_FRONT),
-            ("started with & by an interactive shell", (true, true, true, 7, 9), BEHIND),
-            ("| less", (true, true, false, 7, 7), CALLERS),
-            ("| less, as the shell sees its own group", (true, true, false, 7, 0), CALLERS),
-            ("sudo x |", (true, false, true, 7, 7), CALLERS),
-            ("started with & by a script: input is /dev/null", (true, false, true, 7, 7), CALLERS),
-            ("in the middle of a pipeline", (true, false, false, 7, 0), CALLERS),
-            ("cron, CI: no terminal", (false, false, false, 7, 0), BEHIND),
-            ("no terminal, and a leader outside of our PID namespace", (false, false, false, 0, 0), BEHIND),
-            (
-                "a terminal, and a leader outside: it could not be taken back",
-                (true, true, true, 0, 0),
-                CALLERS,
-            ),
-            ("a leader outside, behind it", (true, true, true, 0, 9), CALLERS),
+            ("interactive", (true, true, true, 7), OWN),
+            ("| less", (true, true, false, 7), CALLERS),
+            ("sudo x |", (true, false, true, 7), CALLERS),
+            ("started with & by a script: input is /dev/null", (true, false, true, 7), CALLERS),
+            ("in the middle of a pipeline", (true, false, false, 7), CALLERS),
+            ("cron, CI: no terminal", (false, false, false, 7), OWN),
+            ("no terminal, and a leader outside of our PID namespace", (false, false, false, 0), OWN),
+            ("a terminal, and a leader outside: it could not be taken back", (true, true, true, 0), CALLERS),
         ];
-        for (name, (terminal, input, output, group, foreground), expected) in cases {
-            let facts = Facts { terminal, input, output, group, foreground };
+        for (name, (terminal, input, output, group), expected) in cases {
+            let facts = Facts { terminal, input, output, group };
             assert_eq!(Terminal::decide(&facts), expected, "{name}");
         }
     }

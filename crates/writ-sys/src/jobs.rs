@@ -152,6 +152,54 @@ fn take_pending(_: i32) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether a signal waits for this thread or process to let it through, as those of a [`SignalQueue`](crate::SignalQueue) do until
+/// they are read (`sigpending(2)`).
+#[must_use]
+pub fn is_pending(signal: i32) -> bool {
+    let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is writable memory; it is all zeros, no signal, if the call should fail.
+    unsafe { libc::sigpending(pending.as_mut_ptr()) };
+    // SAFETY: as above; a wrong number is an answer other than 1.
+    unsafe { libc::sigismember(pending.as_ptr(), signal) == 1 }
+}
+
+/// A key of the terminal that reaches a child between `fork` and `exec` would stop or end our code in it, and nobody would know why
+/// the program does not start. With this step it is dropped; the launcher, which has it as well, passes its own on once there is a
+/// program. Add it before the signal mask is restored.
+///
+/// `spawn` fails with the error of `signal(2)`.
+pub fn drop_keys(command: &mut Command) -> &mut Command {
+    // SAFETY: the step makes system calls only and neither allocates nor locks; `last_os_error` reads `errno`.
+    unsafe { command.pre_exec(drop_keys_until_exec) }
+}
+
+/// As [`drop_keys`], for a process that is about to execute by itself. What is ignored stays ignored.
+///
+/// A handler that does nothing leaves no gap: `execve(2)` itself gives what is caught its default disposition, and a key that comes
+/// later is the program's.
+///
+/// # Errors
+/// The error of `signal(2)`.
+pub fn drop_keys_until_exec() -> io::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    let nothing: extern "C" fn(i32) = nothing;
+    for key in KEYS {
+        // SAFETY: the handler does nothing at all.
+        let before = unsafe { libc::signal(key, nothing as libc::sighandler_t) };
+        if before == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+        if before == libc::SIG_IGN {
+            // SAFETY: to ignore a signal runs no code of ours.
+            unsafe { libc::signal(key, libc::SIG_IGN) };
+        }
+    }
+    Ok(())
+}
+
+/// What the terminal sends to a group.
+const KEYS: [i32; 5] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
 /// Gives `signal` its default disposition in this process.
 ///
 /// A caller that ignores `SIGCHLD` hands that on to us, and the kernel then reaps our children unseen.
@@ -233,6 +281,7 @@ mod tests {
     use crate::testing::{again, role};
 
     const FOREGROUND: &str = "jobs::tests::a_child_gets_the_terminal_and_we_take_it_back";
+    const DROPS: &str = "jobs::tests::a_key_is_dropped_until_there_is_a_program";
     const STOPS: &str = "jobs::tests::a_process_stops_by_a_signal_that_it_blocks";
 
     fn pseudo_terminal() -> (File, File) {
@@ -316,6 +365,46 @@ mod tests {
                 assert_eq!(queue.next().unwrap(), None, "it was taken, not left behind");
                 println!("went on {signal}");
             }
+        }
+    }
+
+    /// A key that came before the program is dropped, one that comes to the program is its own, and what was ignored stays so.
+    #[test]
+    fn a_key_is_dropped_until_there_is_a_program() {
+        if let Some(key) = role() {
+            let key: i32 = key.parse().unwrap();
+            reset_signal(key).unwrap();
+            // SAFETY: ignoring a signal runs no code of ours.
+            unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
+            // Blocked, as the launcher has it, and pending until the mask is restored.
+            let queue = SignalQueue::of(&[key]).unwrap();
+            // SAFETY: the call has no arguments and cannot fail.
+            let pressed = move || send(unsafe { libc::getpid() }, key);
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("kill -TTIN $$; echo alive; kill -{key} $$; echo dropped")]);
+            // It stops, since we are in another group of its session.
+            own_group(&mut command, false);
+            // SAFETY: the step sends a signal, and neither allocates nor locks.
+            unsafe { drop_keys(&mut command).pre_exec(pressed) };
+            // SAFETY: as above; this one comes when nothing is blocked.
+            unsafe { queue.restore_in(&mut command).pre_exec(pressed) };
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let pid = Pid::from_child(&child);
+            let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+            let stops = [libc::SIGTSTP, libc::SIGTTOU].contains(&key);
+            let signal = if stops { status.stopping_signal() } else { status.terminating_signal() };
+            assert_eq!(signal, Some(key));
+            if stops {
+                child.kill().unwrap();
+            }
+            let mut said = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+            assert_eq!(said, "alive\n");
+            let _ = child.wait();
+            return;
+        }
+        for key in KEYS.into_iter().filter(|key| *key != libc::SIGTTIN) {
+            assert!(again(DROPS, &key.to_string()).status().unwrap().success(), "{key}");
         }
     }
 

@@ -21,6 +21,7 @@
 //! | [`notify`] | system calls that another process judges; the version of Landlock (Linux) |
 //! | [`namespaces`] | `unshare`, attributes of mounts, the cookie of a network namespace (Linux) |
 //! | [`clock`] | time that goes on while the machine sleeps |
+//! | [`random`] | random bytes of the kernel's, at once |
 //!
 //! What is absent on purpose: a sandbox (its order is in `writ-run`), anything asynchronous, and any
 //! policy: these functions report or do, and their callers decide.
@@ -43,6 +44,7 @@ pub mod namespaces;
 pub mod notify;
 pub mod peer;
 pub mod pidfd;
+pub mod random;
 #[cfg(target_os = "linux")]
 pub mod seccomp;
 pub mod signals;
@@ -72,6 +74,7 @@ pub use notify::{
 };
 pub use peer::{PeerCredentials, peer_credentials, peer_pidfd};
 pub use pidfd::{own_pidfd, pidfd_exited, pidfd_kill, pidfd_of_child};
+pub use random::random;
 #[cfg(target_os = "linux")]
 pub use seccomp::{install_filter, install_filter_with_listener};
 pub use signals::{SignalQueue, raise_to_signal_death};

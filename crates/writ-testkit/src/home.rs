@@ -81,6 +81,7 @@ pub struct Home {
     dir: TempDir,
     writ: PathBuf,
     who: Who,
+    variables: Vec<(String, String)>,
 }
 
 impl Home {
@@ -114,7 +115,7 @@ impl Home {
             bring(&writ, &own.join("writ"))?;
             writ = own.join("writ");
         }
-        Ok(Self { dir, writ, who })
+        Ok(Self { dir, writ, who, variables: Vec::new() })
     }
 
     /// The account that this place belongs to.
@@ -154,6 +155,11 @@ impl Home {
         self.who.own(&self.writ_home().join("writ.toml"))
     }
 
+    /// Variables for every command from now on, in place of the earlier ones.
+    pub fn set_variables(&mut self, variables: &[(&str, &str)]) {
+        self.variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    }
+
     /// `program` in this place's environment, which holds no key and no proxy.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
@@ -168,6 +174,7 @@ impl Home {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_TERMINAL_PROMPT", "0")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.work())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -236,6 +243,16 @@ impl Home {
     pub fn spawn_with(&self, options: &[&str], argv: &[&str]) -> io::Result<Spawned> {
         let mut command = self.command(&self.writ);
         command.arg("run").args(options).arg("--").args(argv);
+        command.spawn().map(Spawned::new)
+    }
+
+    /// As [`Home::spawn_with`], with a standard input that stays open until [`Spawned::end_input`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_open(&self, options: &[&str], argv: &[&str]) -> io::Result<Spawned> {
+        let mut command = self.command(&self.writ);
+        command.arg("run").args(options).arg("--").args(argv).stdin(Stdio::piped());
         command.spawn().map(Spawned::new)
     }
 
@@ -327,6 +344,11 @@ impl Spawned {
                 return true;
             }
         }
+    }
+
+    /// Closes its standard input, where it has one.
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// SIGKILL for the command itself.

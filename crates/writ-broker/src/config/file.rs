@@ -11,7 +11,7 @@ use writ_core::{
     Authority, CredentialName, Egress, PathPattern, Reveal, RoleName, Selector, SpiffeId, TargetName, Ttl,
 };
 
-use super::{IssueRate, When};
+use super::{IssueRate, StoreEntry, When};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -25,6 +25,7 @@ pub struct Config {
     pub local: Vec<Spanned<u16>>,
     #[serde(default)]
     pub seal: Option<Spanned<SealEntry>>,
+    pub store: Option<StoreEntry>,
     #[serde(default)]
     pub run: RunEntry,
     #[serde(default, rename = "credential")]

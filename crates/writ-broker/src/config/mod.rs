@@ -18,6 +18,7 @@ pub mod reference;
 mod repository;
 mod resolve;
 mod resolved;
+mod store;
 mod target;
 mod when;
 
@@ -34,6 +35,7 @@ pub use resolved::{
     PolicyFile, Resolved, ResolvedCredential, ResolvedGrant, ResolvedRole, ResolvedTarget, Run,
     quiet_hosts_of,
 };
+pub use store::StoreEntry;
 pub use when::{When, WhenError};
 
 #[cfg(test)]

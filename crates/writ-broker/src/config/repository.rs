@@ -31,7 +31,7 @@ pub struct Repository {
 }
 
 /// Keys of the person's own file, and why a repository's cannot have them.
-const OWN: [(&str, &str); 12] = [
+const OWN: [(&str, &str); 13] = [
     (
         "credential",
         "`[[credential]]` says where a secret comes from; name those that you want: credentials = [\"…\"]",
@@ -40,6 +40,7 @@ const OWN: [(&str, &str); 12] = [
     ("role", "`[[role]]` grants; name the one that you want: role = \"…\""),
     ("workload", "`[[workload]]` says who gets a role"),
     ("seal", "`[seal]` says what the keys are sealed with"),
+    ("store", "`[store]` says where everything is kept"),
     ("run", "`[run]` is about every run"),
     ("egress", "`egress` opens the network"),
     ("local", "`local` opens ports of the host"),

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use toml::Spanned;
-use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, RoleName, Shape, TargetName, Ttl};
+use writ_core::{Authority, CAPTURED_PORTS, CredentialName, Grant, Reveal, RoleName, Shape, TargetName, Ttl};
 
 use super::{
     Config, ConfigFault, CredentialEntry, GrantEntry, Quota, Resolved, ResolvedCredential, ResolvedGrant,
@@ -39,6 +39,7 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
     let egress = config.egress.unwrap_or_default();
     let local = at.local(&config.local)?;
     let seal = at.seal(config.seal)?;
+    let store = at.store(config.store)?;
     at.count(config.credentials.iter().map(Spanned::span), ENTRIES_MAX, "[[credential]] entries")?;
     at.count(config.targets.iter().map(Spanned::span), ENTRIES_MAX, "[[target]] entries")?;
     at.count(config.roles.iter().map(Spanned::span), ENTRIES_MAX, "[[role]] entries")?;
@@ -82,6 +83,7 @@ pub(super) fn resolve(config: Config, path: &Path, text: &str) -> Fallible<Resol
         egress,
         local,
         seal,
+        store,
         run,
         workloads,
         policies: Vec::new(),
@@ -362,6 +364,7 @@ impl At<'_> {
     ) -> Fallible<()> {
         let mut authorities: BTreeMap<&Authority, &TargetName> = BTreeMap::new();
         let mut variables: BTreeMap<&str, &CredentialName> = BTreeMap::new();
+        let mut told: Option<&TargetName> = None;
         for grant in &entry.grants {
             let name = &grant.as_ref().target;
             let target = self.known(name, targets, "target")?;
@@ -372,6 +375,15 @@ impl At<'_> {
                     target.name, target.authority
                 );
                 return Err(self.fault(name.span(), what, "give them to different roles"));
+            }
+            if matches!(target.reveal, Some(Reveal::Environment | Reveal::Passfile))
+                && let Some(other) = told.replace(&target.name).filter(|other| **other != target.name)
+            {
+                let what = format!(
+                    "the targets {other} and {} of this role would set the same variables (PGHOST, PGUSER …)",
+                    target.name
+                );
+                return Err(self.fault(name.span(), what, "set `reveal = \"service-file\"` for all but one"));
             }
             let Some(credential) = target.credential.as_ref().and_then(|name| credentials.get(name)) else {
                 continue;

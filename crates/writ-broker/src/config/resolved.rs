@@ -14,7 +14,7 @@ use writ_core::{
 };
 
 use super::{Quota, SealEntry, When};
-use crate::registration::Registration;
+use crate::{registration::Registration, store::Place};
 
 /// The person's configuration, checked.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Resolved {
     /// Ports of the host's loopback that confined sessions may reach.
     pub local: Vec<u16>,
     pub seal: SealEntry,
+    /// A PostgreSQL server; `None`: a file in the state directory.
+    pub store: Option<Place>,
     pub run: Run,
     pub workloads: Vec<Registration>,
     /// Raw Cedar policies, by file name.

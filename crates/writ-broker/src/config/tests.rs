@@ -208,7 +208,7 @@ fn the_form() {
     check(
         "version = 1\nnew_key = 1",
         expect![[r#"
-            writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `local`, `seal`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
+            writ.toml:2:1: unknown field `new_key`, expected one of `version`, `egress`, `local`, `seal`, `store`, `run`, `credential`, `target`, `role`, `workload`; correct it and try again
         "#]],
     );
     check(
@@ -319,6 +319,31 @@ fn bare(more: &str) -> String {
         "grants = [\n  { target = \"docs\", methods = [\"GET\"] },\n  { target = \"db\" },\n",
         1,
     )
+}
+
+#[test]
+fn logins_of_one_role_do_not_take_each_others_variables() {
+    let text = |first: &str, second: &str| {
+        let mut more = String::new();
+        for (name, how) in [("one", first), ("two", second)] {
+            more.push_str(&format!(
+                "[[credential]]\nname = \"{name}\"\nengine = \"postgres\"\nconfig = {{ server = \"{name}.example\", database = \"d\", \
+                 user = \"a\", password = \"wiki\", member_of = [\"r\"] }}\n[[target]]\nname = \"{name}\"\n\
+                 host = \"{name}.example:5432\"\ncredential = \"{name}\"\nreveal = \"{how}\"\n"
+            ));
+        }
+        let grants = "grants = [\n  { target = \"one\" },\n  { target = \"two\" },\n";
+        with("[[role]]", &format!("{more}[[role]]")).replacen("grants = [\n", grants, 1)
+    };
+    for (first, second) in
+        [("environment", "environment"), ("environment", "passfile"), ("passfile", "passfile")]
+    {
+        let fault = load(&text(first, second)).unwrap_err().to_string();
+        assert!(fault.contains("same variables") && fault.contains("service-file"), "{fault}");
+    }
+    for (first, second) in [("environment", "service-file"), ("service-file", "service-file")] {
+        load(&text(first, second)).unwrap();
+    }
 }
 
 #[test]

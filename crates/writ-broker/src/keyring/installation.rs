@@ -1,4 +1,5 @@
-//! One state directory: its store, its seal, and the vault once it is open.
+//! One state directory: its store, its seal, and the vault once it is open. The store may be a server that several share; each
+//! then has a state directory of its own, and the same root key.
 //!
 //! ```text
 //! open ──key-file──► open (a new one is made at once)
@@ -28,7 +29,9 @@ use super::{
 };
 use crate::{
     seal::{self, RootKey, Seal, SealFault, SealPlaces},
-    store::{Options, SqliteStore, Store, StoreFault, StoredValue},
+    store::{
+        Change, Options, Place as StorePlace, PostgresStore, SqliteStore, Store, StoreFault, StoredValue,
+    },
 };
 
 /// Why an installation does not open.
@@ -38,6 +41,11 @@ pub enum InstallationFault {
     Locked,
     #[error("the passphrase is wrong")]
     WrongPassphrase,
+    #[error(
+        "the store at {store} was made with another root key: copy {} from where it was made (mode 0600), or name it with path under [seal]",
+        .key_file.display()
+    )]
+    OtherKey { store: String, key_file: PathBuf },
     #[error(
         "the state is sealed by {stored:?}, the configuration says {asked:?}: put kind = {stored:?} under [seal]"
     )]
@@ -59,6 +67,8 @@ pub struct Installation {
     store: Arc<dyn Store>,
     seal: Arc<dyn Seal>,
     vault: ArcSwapOption<Vault>,
+    /// Among the daemons that share the store, for what each of them keeps there for itself.
+    node: Option<String>,
     /// One unlocking at a time.
     unlocking: Mutex<()>,
 }
@@ -75,6 +85,8 @@ const INSTALLATION: &str = "installation";
 const SEAL: &str = "seal";
 /// The store's file in the state directory.
 const STORE_FILE: &str = "writ.db";
+/// Of the directory's name among those that share a store.
+const NODE_FILE: &str = "node";
 
 impl Installation {
     /// Opens the state directory, which is made where there is none. With a seal that asks nothing, the vault is open afterwards.
@@ -83,7 +95,15 @@ impl Installation {
     /// # Errors
     /// [`InstallationFault`].
     pub async fn open(state: &Path, seal: &str) -> Result<Self, InstallationFault> {
-        let seal = seal::seal(seal, &SealPlaces::within(state))?;
+        Self::open_with(state, seal, &SealPlaces::within(state)).await
+    }
+
+    /// The same with the seal's things in other places.
+    ///
+    /// # Errors
+    /// [`InstallationFault`].
+    pub async fn open_with(state: &Path, seal: &str, places: &SealPlaces) -> Result<Self, InstallationFault> {
+        let seal = seal::seal(seal, places)?;
         prepare(state)?;
         let store = SqliteStore::open(&state.join(STORE_FILE), Options::default())?;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -92,12 +112,38 @@ impl Installation {
         Self::with(store, seal.into()).await
     }
 
+    /// The same with the store on a PostgreSQL server, which other installations may share.
+    ///
+    /// # Errors
+    /// [`InstallationFault::OtherKey`] when the root key here is not that of the store, and others.
+    pub async fn open_shared(
+        state: &Path,
+        seal: &str,
+        places: &SealPlaces,
+        place: &StorePlace,
+    ) -> Result<Self, InstallationFault> {
+        let seal = seal::seal(seal, places)?;
+        prepare(state)?;
+        let store = PostgresStore::open(place).await?;
+        let opened = Self::with(Arc::new(store), seal.into()).await;
+        let mut this = opened.map_err(|fault| match fault {
+            InstallationFault::Seal(SealFault::KeyFileMissing(_))
+            | InstallationFault::Keyring(KeyringFault::WrongRootKey) => {
+                let key_file = places.key_file.clone();
+                InstallationFault::OtherKey { store: place.shown(), key_file }
+            }
+            other => other,
+        })?;
+        this.node = Some(node(state)?);
+        Ok(this)
+    }
+
     /// The same on a store that is open already.
     ///
     /// # Errors
     /// [`InstallationFault`].
     pub async fn with(store: Arc<dyn Store>, seal: Arc<dyn Seal>) -> Result<Self, InstallationFault> {
-        let this = Self { store, seal, vault: ArcSwapOption::empty(), unlocking: Mutex::new(()) };
+        let this = Self { store, seal, vault: ArcSwapOption::empty(), node: None, unlocking: Mutex::new(()) };
         this.known().await?;
         if !this.seal.asks() {
             this.unseal(None).await?;
@@ -107,6 +153,11 @@ impl Installation {
 
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The name of this state directory among those that share the store; `None` where nobody does.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// # Errors
@@ -170,7 +221,11 @@ impl Installation {
             Some((installation, record)) => {
                 (self.root(passphrase, Some(record.parameters)).await?.0, installation)
             }
-            None => self.create(passphrase).await?,
+            None => match self.create(passphrase).await? {
+                Some(made) => made,
+                // Another daemon was quicker: what it made counts.
+                None => return Err(KeyringFault::WrongRootKey.into()),
+            },
         };
         let vault = self.opened(root, installation).await?;
         self.vault.store(Some(Arc::new(vault)));
@@ -186,20 +241,24 @@ impl Installation {
         })
     }
 
-    /// Makes a new installation, in one durable step.
+    /// Makes a new installation, in one durable step; `None` if another daemon has just made one in the same store.
     async fn create(
         &self,
         passphrase: Option<Secret>,
-    ) -> Result<(RootKey, InstallationId), InstallationFault> {
+    ) -> Result<Option<(RootKey, InstallationId)>, InstallationFault> {
         let (root, parameters) = self.root(passphrase, None).await?;
         let installation = InstallationId::generate()?;
         let record = SealRecord { kind: self.seal.kind().to_owned(), parameters };
         let record = serde_json::to_vec(&record).map_err(|error| SealFault::Parameters(error.to_string()))?;
-        let mut changes = Vault::changes_of_new(&root, installation)?;
-        changes.push(put(INSTALLATION, installation.as_bytes().to_vec()));
+        let id = Change::AddMeta { key: INSTALLATION.to_owned(), value: installation.as_bytes().to_vec() };
+        let mut changes = vec![id];
+        changes.extend(Vault::changes_of_new(&root, installation)?);
         changes.push(put(SEAL, record));
-        self.store.apply(changes).await?;
-        Ok((root, installation))
+        match self.store.apply(changes).await {
+            Ok(()) => Ok(Some((root, installation))),
+            Err(StoreFault::Conflict(_)) => Ok(None),
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     /// Asks the seal, on a thread that may compute for a second. Without `stored` parameters it makes a new root key.
@@ -266,4 +325,22 @@ fn prepare(state: &Path) -> Result<(), InstallationFault> {
         Privacy::NotADirectory => ("is not a directory", format!("move {path} away")),
     };
     Err(InstallationFault::Exposed { path: state.to_owned(), found, fix })
+}
+
+/// The name of this state directory: 16 random bytes that are made once.
+fn node(state: &Path) -> Result<String, InstallationFault> {
+    let path = state.join(NODE_FILE);
+    let failed = |source| InstallationFault::Directory { path: state.to_owned(), source };
+    match fs::read_to_string(&path) {
+        Ok(known) if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            return Ok(known);
+        }
+        Ok(_) => return Err(failed(io::Error::other(format!("{NODE_FILE} is not what writ wrote")))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let name = uuid::Uuid::from_bytes(*InstallationId::generate()?.as_bytes()).simple().to_string();
+    let early = path.with_extension("early");
+    fs::write(&early, &name).and_then(|()| fs::rename(&early, &path)).map_err(failed)?;
+    Ok(name)
 }

@@ -39,6 +39,15 @@ pub(crate) fn cancel(broker: &Broker, end: LeaseEnd, which: Which<'_>) -> Vec<Le
     broker.leases.mark(end, which)
 }
 
+/// Drops every lease at once, alive or in flight: the holders are told before anything is written, and the reconciler makes the ends
+/// durable. Returns how many were alive.
+pub(crate) fn drop_all(broker: &Broker, end: LeaseEnd) -> usize {
+    let leases = cancel(broker, end, Which::All);
+    broker.watch.push(leases.iter().map(|lease| Notice::LeaseEnded { lease: *lease, end }));
+    broker.leases.ending.notify_one();
+    leases.len()
+}
+
 /// Ends in one durable step. It holds up whoever issues at the same time by a few milliseconds.
 const PART: usize = 500;
 

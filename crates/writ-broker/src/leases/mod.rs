@@ -20,7 +20,7 @@ mod settle;
 mod table;
 mod tools;
 
-pub(crate) use end::{cancel, end, end_known, finish};
+pub(crate) use end::{cancel, drop_all, end, end_known, finish};
 pub(crate) use issue::{NO_ENGINE, issue};
 pub(crate) use renew::renew;
 pub(crate) use reveal::{held, reveal};

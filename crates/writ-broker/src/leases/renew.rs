@@ -40,7 +40,9 @@ const RENEW_MAX: Duration = Duration::from_secs(30);
 /// ends when it would have.
 pub(crate) async fn renew(broker: &Broker, open: &Unlocked, lease: LeaseId) -> Result<Timestamp, Refusal> {
     let record = broker.store.lease(lease).await.map_err(fault::store)?;
-    let alive = |record: &LeaseRecord| record.state == LeaseState::Active && broker.leases.is_alive(&lease);
+    let clock = broker.clock.as_ref();
+    let lives = broker.leases.expires_at(&lease, clock).is_some();
+    let alive = |record: &LeaseRecord| record.state == LeaseState::Active && lives;
     let record = record.filter(alive).ok_or_else(over)?;
     let permit = permitted(broker, &record).await?;
     fault_point!("renew.authorized");

@@ -26,7 +26,7 @@ use crate::{
     credentials::{self, Rotated},
     door,
     door::Unlocked,
-    fault,
+    elsewhere, fault,
     leases::{self, Which},
     originals, reconcile,
     records::{self, Command},
@@ -235,8 +235,10 @@ async fn perform(broker: &Broker, open: &Unlocked, uid: u32, ask: Ask) -> Result
             Ok(Answer::Sessions { sessions: vec![show_session(broker, session).await?] })
         }
         Ask::SessionRevoke { session } => {
-            show_session(broker, session).await?;
+            let found = broker.store.session(session).await.map_err(fault::store)?;
+            let found = found.ok_or_else(|| not_found("session", &session.to_string()))?;
             sessions::end(broker, session, End::Revoked).await.map_err(fault::store)?;
+            elsewhere::revoke_session(broker, &found).await?;
             Ok(Answer::Done)
         }
         Ask::LeaseList { .. }
@@ -327,6 +329,7 @@ async fn status(broker: &Broker) -> Result<Status, Refusal> {
         config: broker.rules.path().display().to_string(),
         below_confined: broker.sessions.below_confined(),
         proof: proof::needed(broker),
+        quarantined: broker.quarantines.all().into_iter().filter_map(rows::quarantined).collect(),
     })
 }
 

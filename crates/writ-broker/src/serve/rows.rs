@@ -1,12 +1,12 @@
 //! What an operator sees of sessions and leases.
 
-use writ_api::control::{LeaseRow, SessionRow};
+use writ_api::control::{LeaseRow, Quarantined, SessionRow};
 
 use crate::{
     broker::Broker,
     leases::Which,
     records,
-    store::{LeaseRecord, SessionRecord},
+    store::{LeaseRecord, SessionRecord, Stuck},
 };
 
 pub(super) fn session(broker: &Broker, record: SessionRecord) -> SessionRow {
@@ -28,6 +28,11 @@ pub(super) fn session(broker: &Broker, record: SessionRecord) -> SessionRow {
         end: record.end,
         leases,
     }
+}
+
+pub(super) fn quarantined(stuck: Stuck) -> Option<Quarantined> {
+    let Stuck { role, credential, leases, since } = stuck;
+    Some(Quarantined { role, credential: credential?, leases, since })
 }
 
 pub(super) fn lease(record: LeaseRecord) -> LeaseRow {

@@ -21,9 +21,9 @@ use tokio::{
 use writ_api::{
     VERSION,
     frame::{self, FrameFault, PREFIX},
-    run::{FromBroker, FromLauncher, Open},
+    run::{FromBroker, FromLauncher, Open, REMAINS_MAX},
 };
-use writ_core::{DOORS_MAX, Door, Refusal, RefusalKind, SessionId};
+use writ_core::{DOORS_MAX, Door, Level, Refusal, RefusalKind, SessionId};
 use writ_sys::{PeerCredentials, receive_with_fds};
 
 use super::Beginning;
@@ -76,7 +76,13 @@ async fn attach(
         Ok((ask, doors)) => {
             let pid = i32::try_from(peer.pid).unwrap_or_default();
             let peer = Peer { uid: peer.uid, gid: peer.gid, pid, process };
-            sessions::open(broker, &peer, &ask, doors).await.map(|opened| (opened, peer.process))
+            let layer_is_free = async {
+                if ask.level == Level::Confined {
+                    broker.settling.settled().await;
+                }
+            };
+            let (opened, ()) = tokio::join!(sessions::open(broker, &peer, &ask, doors), layer_is_free);
+            opened.map(|opened| (opened, peer.process))
         }
         Err(refusal) => Err(refusal),
     };
@@ -101,11 +107,15 @@ async fn converse(broker: &Broker, launcher: Launcher) {
     let Launcher { stream, raw, process, mut attached } = launcher;
     let (reader, mut writer) = stream.into_split();
     let (session, doors) = (attached.session, std::mem::take(&mut attached.doors));
-    let end = tokio::select! {
-        end = listen(broker, session, doors, reader, &raw) => Some(end),
-        () = exited(process) => Some(End::LauncherExited),
-        end = pass_on(&mut writer, &mut attached) => end,
+    let (end, remains) = tokio::select! {
+        (end, remains) = listen(broker, session, doors, reader, &raw) => (Some(end), remains),
+        () = exited(process) => (Some(End::LauncherExited), Vec::new()),
+        end = pass_on(&mut writer, &mut attached) => (end, Vec::new()),
     };
+    if !remains.is_empty() {
+        broker.settling.begin(move || drop(remains));
+        let _ = timeout(SAY_MAX, frame::send(&mut writer, &FromBroker::Taken)).await;
+    }
     match end {
         Some(end) => {
             over(broker, session, end).await;
@@ -125,26 +135,32 @@ async fn ended(writer: &mut OwnedWriteHalf, why: String) {
     let _ = timeout(SAY_MAX, frame::send(writer, &FromBroker::Ended { why })).await;
 }
 
-/// What the launcher says adds doors, or ends the session.
+/// What the launcher says adds doors, or ends the session, which may leave something to be closed.
 async fn listen(
     broker: &Broker,
     session: SessionId,
     mut doors: Doors,
     mut reader: OwnedReadHalf,
     raw: &StdStream,
-) -> End {
+) -> (End, Vec<OwnedFd>) {
     loop {
-        let Ok((prefix, descriptors)) = prefix(reader.as_ref(), raw).await else { return End::LauncherGone };
+        let Ok((prefix, descriptors)) = prefix(reader.as_ref(), raw).await else {
+            return (End::LauncherGone, Vec::new());
+        };
         match frame_after(&mut reader, prefix).await {
-            Ok(FromLauncher::Closed { status }) => return End::Closed(status),
+            Ok(FromLauncher::Closed { status }) if descriptors.len() <= REMAINS_MAX => {
+                return (End::Closed(status), descriptors);
+            }
             Ok(FromLauncher::Doors { doors: kinds }) => {
                 if let Err(refusal) = sessions::extend(broker, session, &mut doors, kinds, descriptors).await
                 {
                     tracing::warn!(%session, %refusal, "a launcher's doors were not taken");
-                    return End::Doors;
+                    return (End::Doors, Vec::new());
                 }
             }
-            Ok(FromLauncher::Open(_)) | Err(_) => return End::LauncherGone,
+            Ok(FromLauncher::Open(_) | FromLauncher::Closed { .. }) | Err(_) => {
+                return (End::LauncherGone, descriptors);
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum End {
     Stopped,
     /// The data plane did not serve it.
     Unserved,
+    /// Another daemon on the same store took this one for dead.
+    Fenced,
     /// The launcher brought doors that the session may not have.
     Doors,
 }
@@ -41,6 +43,7 @@ impl End {
             Self::Expired => "expired",
             Self::Stopped => "stopped",
             Self::Unserved => "unserved",
+            Self::Fenced => "fenced",
             Self::Doors => "doors",
         }
     }
@@ -55,6 +58,7 @@ impl fmt::Display for End {
             Self::Expired => "the session's time ran out",
             Self::Stopped => "writ was stopped",
             Self::Unserved => "the proxy could not serve the session",
+            Self::Fenced => "writ lost touch with its store",
             Self::Doors => "the launcher brought a socket that the session may not have",
         })
     }

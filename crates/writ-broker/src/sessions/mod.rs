@@ -148,6 +148,28 @@ impl Sessions {
     }
 }
 
+#[cfg(test)]
+impl Sessions {
+    /// A session like `known`, for a benchmark that needs more of them than a daemon has.
+    pub(crate) fn double(&self, known: SessionId, session: SessionId) {
+        let known = self.known(known).unwrap();
+        let double = Session {
+            principal: Principal { session, ..known.principal.clone() },
+            level: known.level,
+            prompt_sha256: known.prompt_sha256.clone(),
+            deadline: known.deadline,
+            recipient: known.recipient.clone(),
+            network: known.network,
+            facts: known.facts.clone(),
+            routes: known.routes.clone(),
+            revealed: Mutex::default(),
+            lines: known.lines.clone(),
+            over: watch::Sender::new(None),
+        };
+        self.alive().insert(session, Arc::new(double));
+    }
+}
+
 impl Session {
     pub(crate) fn id(&self) -> SessionId {
         self.principal.session

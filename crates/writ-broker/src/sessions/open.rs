@@ -36,16 +36,23 @@ pub(crate) async fn open(
     let prepared = prepare(broker, door, peer, ask, &doors).await;
     let facts = Arc::new(facts(peer, prepared.as_ref().ok()));
     let resumed = ask.resumed_from.map(|old| format!("resumed_from {old}"));
-    let entry = door
-        .log
-        .open_durable(&Attempt {
-            action: Some("open"),
-            scope: resumed.as_deref(),
-            ..records::attempt(Kind::Session, broker, Some(&facts))
-        })
-        .await
-        .map_err(|full| fault::log(&full))?;
     let wanted = prepared.as_ref().ok().map(|prepared| (prepared.rules.clone(), prepared.targets.clone()));
+    let recorded = door.log.open_durable(&Attempt {
+        action: Some("open"),
+        scope: resumed.as_deref(),
+        ..records::attempt(Kind::Session, broker, Some(&facts))
+    });
+    // Two files, and neither needs the other's: what has an effect waits for both.
+    let (entry, prepared) = tokio::join!(recorded, keep(broker, prepared));
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(full) => {
+            if let Ok(prepared) = &prepared {
+                unserved(broker, prepared.record.session).await;
+            }
+            return Err(fault::log(&full));
+        }
+    };
     let opened = match prepared {
         Ok(prepared) => establish(broker, door, ask, prepared, facts, doors).await,
         Err(refusal) => Err(refusal),
@@ -62,7 +69,16 @@ pub(crate) async fn open(
     Ok((opened, attached))
 }
 
-/// Makes it durable, has it served, and hands it over.
+/// Makes it durable.
+async fn keep(broker: &Broker, prepared: Result<Prepared, Refusal>) -> Result<Prepared, Refusal> {
+    let prepared = prepared?;
+    let change = Change::OpenSession(prepared.record.clone());
+    broker.store.apply(vec![change]).await.map_err(fault::store)?;
+    fault_point!("session.opened");
+    Ok(prepared)
+}
+
+/// Has it served, and hands it over.
 async fn establish(
     broker: &Broker,
     door: &Unlocked,
@@ -75,8 +91,6 @@ async fn establish(
     let plan = answer::plan(broker, door, ask, &prepared);
     let routes = plan.routes.clone();
     prepared.doors.local.clone_from(&plan.local);
-    broker.store.apply(vec![Change::OpenSession(prepared.record.clone())]).await.map_err(fault::store)?;
-    fault_point!("session.opened");
     let mut ready = match serve(broker, plan, prepared.kept.take(), sockets).await {
         Ok(ready) => ready,
         Err(refusal) => {

@@ -5,12 +5,15 @@
 //! a savepoint each, and answers when it is on disk. The store never sees a plaintext: what is sensitive arrives sealed by the
 //! keyring. Absent: the audit log, which is no table.
 
+mod names;
+pub(crate) mod postgres;
 #[cfg(feature = "fault-points")]
 mod reversed;
 mod sqlite;
 #[cfg(test)]
 mod suite;
 
+pub use postgres::{Place, PlaceFault, PostgresStore};
 #[cfg(feature = "fault-points")]
 pub(crate) use reversed::reversed;
 pub use sqlite::{Options, SqliteStore};
@@ -166,6 +169,8 @@ pub enum Change {
     PutPending(PendingValue),
     /// Harmless if there is none.
     DropPending(CredentialName),
+    /// The same as [`Change::PutMeta`]; [`StoreFault::Conflict`] if there is one: of two daemons that begin at once, one does.
+    AddMeta { key: String, value: Vec<u8> },
     /// A small named value of the installation, such as the wrapped keyring. Takes the place of an earlier one.
     PutMeta { key: String, value: Vec<u8> },
 }
@@ -227,6 +232,48 @@ pub struct Stuck {
     pub since: Timestamp,
 }
 
+/// What another daemon on the same store did to what this one owns. Durable before it is told; telling it twice is harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    Lease {
+        lease: LeaseId,
+        end: LeaseEnd,
+    },
+    Session {
+        session: SessionId,
+    },
+    /// A new value, or none: what was made from the old one ends so.
+    Credential {
+        credential: CredentialName,
+        end: LeaseEnd,
+    },
+}
+
+/// What a heartbeat learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    Alive,
+    /// Another daemon declared this boot dead, for ever: what it owned is ended, or is about to be.
+    Dead,
+}
+
+/// What a store does for several daemons that share it. They judge each other by the store's clock.
+pub trait Shared: Send + Sync {
+    /// Makes `boot` known, as the one whose store this is. To be called once, before it owns anything. Earlier boots of the same
+    /// `node`, a state directory that has one daemon at a time, are dead from then on.
+    fn enlist(&self, boot: BootId, node: Option<String>) -> BoxFuture<'_, Result<(), StoreFault>>;
+
+    /// Says that `boot` lives. One that has not said so for 15 seconds may be declared dead.
+    fn beat(&self, boot: BootId) -> BoxFuture<'_, Result<Beat, StoreFault>>;
+
+    /// Says that `boot` is over, so that nobody has to wait for that.
+    fn retire(&self, boot: BootId) -> BoxFuture<'_, Result<(), StoreFault>>;
+
+    /// Waits for news of `boot`, and returns some of them. They count as acted on when the next are asked for; a future that is
+    /// dropped loses none.
+    fn news(&self, boot: BootId) -> BoxFuture<'_, Result<Vec<News>, StoreFault>>;
+}
+
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFault {
@@ -246,6 +293,9 @@ pub enum StoreFault {
     /// Others can read it, or put something in its place.
     #[error("the store's {what}: run {fix}")]
     Exposed { what: &'static str, fix: String },
+    /// Of another kind than is needed.
+    #[error("the database cannot be writ's store: {0}")]
+    Unsuitable(String),
     #[error("the store is damaged: {0}; restore a backup")]
     Damaged(String),
     #[error("the disk is full: free some space; nothing was changed")]
@@ -302,4 +352,9 @@ pub trait Store: Send + Sync {
     fn pending(&self) -> BoxFuture<'_, Result<Vec<PendingValue>, StoreFault>>;
 
     fn meta(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreFault>>;
+
+    /// What a store does that several daemons share; `None` for one that only one can open.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
 }

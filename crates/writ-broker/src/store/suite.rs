@@ -490,6 +490,10 @@ async fn meta_values_are_replaced(store: &dyn Store) {
         assert_eq!(store.meta("a'b".to_owned()).await.unwrap(), Some(value));
     }
     assert_eq!(store.meta("A'B".to_owned()).await.unwrap(), None);
+    let add = |value| vec![Change::AddMeta { key: "once".to_owned(), value: vec![value] }];
+    assert_eq!(became(store, add(1)).await, Became::Done);
+    assert_eq!(became(store, add(2)).await, Became::Conflict);
+    assert_eq!(store.meta("once".to_owned()).await.unwrap(), Some(vec![1]));
 }
 
 async fn originals_are_kept_by_path_and_hash(store: &dyn Store) {

@@ -39,13 +39,18 @@ pub(crate) async fn pass(broker: &Broker, remembered: &mut Option<Anchor>) -> Re
         return Ok(());
     }
     let value = serde_json::to_vec(&anchor).map_err(|fault| StoreFault::Io(fault.to_string()))?;
-    broker.store.apply(vec![Change::PutMeta { key: KEY.to_owned(), value }]).await?;
+    broker.store.apply(vec![Change::PutMeta { key: key(broker), value }]).await?;
     *remembered = Some(anchor);
     Ok(())
 }
 
 /// What the store remembers.
 pub(crate) async fn remembered(broker: &Broker) -> Result<Option<serde_json::Value>, StoreFault> {
-    let stored = broker.store.meta(KEY.to_owned()).await?;
+    let stored = broker.store.meta(key(broker)).await?;
     Ok(stored.and_then(|stored| serde_json::from_slice(&stored).ok()))
+}
+
+/// Each daemon has a log of its own, and remembers its own checkpoint in a store that they share.
+fn key(broker: &Broker) -> String {
+    broker.installation.node().map_or_else(|| KEY.to_owned(), |node| format!("{KEY}/{node}"))
 }

@@ -281,7 +281,7 @@ async fn later_doors_are_those_that_the_plan_allows() {
 }
 
 #[tokio::test]
-async fn below_confined_no_door_is_added() {
+async fn below_confined_no_door_is_added_but_to_logins() {
     let home = Home::new();
     home.write(&format!("local = [5432]\n{}", home.text("key-file")));
     let life = home.life().await;
@@ -295,7 +295,7 @@ async fn below_confined_no_door_is_added() {
     let sockets = vec![listener("127.0.0.1:0")];
     let known = &mut attached.doors;
     let refusal = sessions::extend(&life.broker, opened.session, known, kinds, sockets).await.unwrap_err();
-    assert!(refusal.detail.contains("only a confined session"), "{refusal:?}");
+    assert!(refusal.detail.contains("not one that this session may add"), "{refusal:?}");
 }
 
 /// Over the socket: descriptors with the first message, with a second and with a third.

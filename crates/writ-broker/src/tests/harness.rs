@@ -1,7 +1,7 @@
 //! A home with a configuration, brokers on it one after the other, and a data plane that only takes notes.
 
 use std::{
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -25,12 +25,12 @@ use writ_core::{
 
 use crate::{
     Broker, BrokerConfig, Engines, credentials,
-    keyring::Installation,
+    keyring::{Installation, InstallationFault},
     seal::{SealPlaces, seal as seal_of},
     sessions::{self, Attached, Peer},
     store::{
         Change, Claim, CredentialVersion, LeaseFilter, LeaseRecord, Options, OriginalRecord, Orphan,
-        Orphaned, PendingValue, SessionRecord, SqliteStore, Store, StoreFault, Stuck,
+        Orphaned, PendingValue, Place as StorePlace, SessionRecord, SqliteStore, Store, StoreFault, Stuck,
     },
 };
 
@@ -270,6 +270,26 @@ role = "dev"
     pub async fn life_with(&self, seal: &str, engines: Engines) -> Life {
         let installation = Installation::open(&self.dir.path().join("state"), seal).await.unwrap();
         self.life_in(installation, engines).await
+    }
+
+    /// Another home, of another daemon, with the same root key.
+    pub fn sibling(&self) -> Self {
+        let sibling = Self::new();
+        let state = sibling.dir.path().join("state");
+        std::fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
+        // The mode goes with it.
+        std::fs::copy(self.dir.path().join("state/root.key"), state.join("root.key")).unwrap();
+        sibling
+    }
+
+    pub async fn installation_at(&self, place: &StorePlace) -> Result<Installation, InstallationFault> {
+        let state = self.dir.path().join("state");
+        Installation::open_shared(&state, "key-file", &SealPlaces::within(&state), place).await
+    }
+
+    /// A life on a server that other homes may share.
+    pub async fn life_at(&self, place: &StorePlace) -> Life {
+        self.life_in(self.installation_at(place).await.unwrap(), Engines::default()).await
     }
 
     /// A life whose store takes no changes while the switch is on.

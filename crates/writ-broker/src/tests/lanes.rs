@@ -12,7 +12,10 @@ use writ_core::{
     Receipt, RefusalKind, Revoked, Secret, SessionId, Timestamp, Tools,
 };
 
-use super::harness::{Home, KEY, Life, until};
+use super::{
+    harness::{Home, KEY, Life, until},
+    recovery::kill,
+};
 use crate::{
     leases::{self, Which},
     store::{Change, LeaseFilter, LeaseRecord, SessionRecord},
@@ -21,7 +24,7 @@ use crate::{
 
 /// What a server does when it is asked to revoke or to renew.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Mode {
+pub(super) enum Mode {
     #[default]
     Well,
     /// Nobody answers.
@@ -34,7 +37,7 @@ enum Mode {
 
 /// One server for each credential, and a lane each.
 #[derive(Default)]
-struct Servers {
+pub(super) struct Servers {
     modes: Mutex<HashMap<String, Mode>>,
     /// Revocations that were asked for, by lane.
     asked: Mutex<HashMap<String, usize>>,
@@ -44,7 +47,7 @@ struct Servers {
 }
 
 impl Servers {
-    fn set(&self, lane: &str, mode: Mode) {
+    pub(super) fn set(&self, lane: &str, mode: Mode) {
         self.modes.lock().unwrap().insert(lane.to_owned(), mode);
     }
 
@@ -54,7 +57,7 @@ impl Servers {
         (lane, mode)
     }
 
-    fn asked(&self, lane: &str) -> usize {
+    pub(super) fn asked(&self, lane: &str) -> usize {
         self.asked.lock().unwrap().get(lane).copied().unwrap_or(0)
     }
 
@@ -143,7 +146,7 @@ impl Engine for Servers {
 }
 
 /// Both targets in one role, with more lines for that role.
-fn home(role: &str) -> Home {
+pub(super) fn home(role: &str) -> Home {
     let home = Home::new();
     let text = home.text("key-file");
     let grants = "grants = [{ target = \"t\", methods = [\"POST\"], paths = [\"/v1/*\"] }]";
@@ -288,9 +291,11 @@ async fn a_role_whose_leases_cannot_be_revoked_gets_no_more_until_they_are() {
         "{refusal:?}"
     );
     assert!(refusal.next.contains("writ lease list"));
+    let stuck = life.broker.quarantines.all();
+    assert_eq!(stuck.iter().map(|stuck| stuck.leases).collect::<Vec<_>>(), [2], "as `writ doctor` shows it");
     assert!(life.acquire(opened.session, "u").await.is_ok(), "another credential is another matter");
     // A restart lets nobody out.
-    drop(life);
+    kill(life).await;
     let life = home.life_of(servers.clone()).await;
     let (opened, _attached) = life.open().await;
     assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::Quarantined);
@@ -353,8 +358,8 @@ async fn a_renewal_lengthens_the_life_everywhere_but_not_past_the_session() {
     home.clock.pass(Duration::from_secs(10 * 60));
     tasks::expiry::pass(&life.broker).await;
     assert_eq!(lease(&life, granted.lease).await.state, LeaseState::Active);
-    for _ in 0..5 {
-        home.clock.pass(Duration::from_secs(6 * 60));
+    for _ in 0..9 {
+        home.clock.pass(Duration::from_secs(4 * 60));
         leases::renew(&life.broker, open, granted.lease).await.unwrap();
     }
     assert_eq!(lease(&life, granted.lease).await.expires_at, opened.expires_at);
@@ -391,8 +396,47 @@ async fn a_renewal_that_fails_or_is_denied_leaves_the_old_end() {
     assert_eq!(renewed().await, Err(RefusalKind::LeaseExpired), "what ends is not renewed");
 }
 
+#[tokio::test]
+async fn what_is_over_by_its_deadline_is_not_renewed_although_no_task_ran() {
+    let (home, servers) = (home(""), Arc::new(Servers::default()));
+    let life = home.life_of(servers.clone()).await;
+    let (opened, _attached) = life.open().await;
+    let granted = life.acquire(opened.session, "t").await.unwrap();
+    home.clock.pass(Duration::from_secs(15 * 60));
+    let refusal =
+        leases::renew(&life.broker, life.broker.unlocked().unwrap(), granted.lease).await.unwrap_err();
+    assert_eq!((refusal.kind, servers.renewed.lock().unwrap().len()), (RefusalKind::LeaseExpired, 0));
+}
+
+#[tokio::test]
+async fn the_task_renews_what_is_due_and_tries_again_what_failed() {
+    let (home, servers) = (home(""), Arc::new(Servers::default()));
+    let life = home.life_of(servers.clone()).await;
+    life.broker.stopping.send_replace(true);
+    let (opened, _attached) = life.open().await;
+    let granted = life.acquire(opened.session, "t").await.unwrap();
+    let now = || writ_core::Clock::boottime(home.clock.as_ref());
+    life.broker.leases.renew_at(granted.lease, now() + Duration::from_secs(600));
+    let renewed = async || {
+        tasks::renewal::pass(&life.broker).await.unwrap();
+        servers.renewed.lock().unwrap().len()
+    };
+    assert_eq!(renewed().await, 0, "it is not due");
+    home.clock.pass(Duration::from_secs(600));
+    servers.set("c", Mode::Away);
+    assert_eq!(renewed().await, 0);
+    servers.set("c", Mode::Well);
+    assert_eq!(renewed().await, 0, "not before a pause");
+    home.clock.pass(Duration::from_secs(5));
+    assert_eq!(renewed().await, 1);
+    home.clock.pass(Duration::from_secs(300));
+    assert_eq!(renewed().await, 1, "what is injected is on nobody's list");
+}
+
 /// As another life of the broker would have left them, and no more than the store knows.
 async fn left_behind(life: &Life, leases: u16) -> Vec<LeaseId> {
+    // No task is to be quicker than the test.
+    life.broker.stopping.send_replace(true);
     let boot = BootId::new(Timestamp::from_millis(1), &[9; 10]);
     let (opened, _attached) = life.open().await;
     let granted = life.acquire(opened.session, "t").await.unwrap();
@@ -428,9 +472,10 @@ async fn a_start_ends_what_was_left_in_parts_and_in_the_background() {
     assert_eq!(alive().await, 600 - 256 + 1, "one is this life's own");
     tasks::recovery::pass(&life.broker).await.unwrap();
     assert_eq!(alive().await, 1);
+    pass(&life).await;
     for one in left {
-        ended(&life, one).await;
-        assert_eq!(lease(&life, one).await.end, Some(LeaseEnd::Orphaned));
+        let record = lease(&life, one).await;
+        assert_eq!((record.state, record.end), (LeaseState::Ended, Some(LeaseEnd::Orphaned)));
     }
     assert_eq!(servers.asked("c"), 600);
 }
@@ -446,7 +491,8 @@ async fn an_operator_ends_a_lease_that_no_living_daemon_knows() {
         "it is dead"
     );
     leases::end_known(&life.broker, &record, LeaseEnd::Revoked).await.unwrap();
-    ended(&life, left[0]).await;
-    assert_eq!(lease(&life, left[0]).await.end, Some(LeaseEnd::Revoked));
+    pass(&life).await;
+    let record = lease(&life, left[0]).await;
+    assert_eq!((record.state, record.end), (LeaseState::Ended, Some(LeaseEnd::Revoked)));
     assert_eq!(lease(&life, left[1]).await.end, None);
 }

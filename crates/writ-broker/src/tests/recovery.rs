@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// As a kill would: nothing is ended and the log is not closed, only let go of.
-async fn kill(life: Life) {
+pub(super) async fn kill(life: Life) {
     life.broker.stopping.send_replace(true);
     let log = life.broker.unlocked().unwrap().log.clone();
     log.flush().await.unwrap();

@@ -255,6 +255,29 @@ async fn without_a_log_no_session_opens_and_nothing_is_handed_out() {
     assert_eq!(life.acquire(opened.session, "t").await.unwrap_err().kind, RefusalKind::AuditUnavailable);
     assert_eq!(life.broker.store.leases(Default::default()).await.unwrap(), []);
     assert_eq!(life.open_as(&ask_open()).await.err().unwrap().kind, RefusalKind::AuditUnavailable);
-    assert_eq!(life.broker.store.sessions(true).await.unwrap().len(), 1);
+    // Store and log are written at the same time: what is in the one and not in the other was never served, and is over.
+    let sessions = life.broker.store.sessions(true).await.unwrap();
+    let (alive, over): (Vec<_>, Vec<_>) = sessions.iter().partition(|session| session.end.is_none());
+    assert_eq!(alive.iter().map(|session| session.session).collect::<Vec<_>>(), [opened.session]);
+    assert_eq!(over.iter().map(|session| session.end.as_deref()).collect::<Vec<_>>(), [Some("unserved")]);
     assert_eq!(life.plane.plans.lock().unwrap().len(), 1);
+}
+
+/// What remains of a run is closed on a thread of its own; a confined session opens when that is done.
+#[tokio::test]
+async fn what_remains_of_a_run_is_taken_and_closed() {
+    let home = Home::new();
+    let life = home.life().await;
+    let (mut launcher, opened) = Launcher::open(&life, &home, ask_open()).await.unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    launcher.pass(&FromLauncher::Closed { status: 3 }, &[writer.into()]);
+    assert_eq!(launcher.receive().await, FromBroker::Taken);
+    life.broker.settling.settled().await;
+    let mut end = Vec::new();
+    std::io::Read::read_to_end(&mut &reader, &mut end).unwrap();
+    assert_eq!(ended(&life, opened.session).await, "closed");
+    let (mut launcher, opened) = Launcher::open(&life, &home, ask_open()).await.unwrap();
+    let many = (0..=writ_api::run::REMAINS_MAX).map(|_| std::io::pipe().unwrap().0.into());
+    launcher.pass(&FromLauncher::Closed { status: 3 }, &many.collect::<Vec<OwnedFd>>());
+    assert_eq!(ended(&life, opened.session).await, "launcher-gone", "not so many");
 }

@@ -11,7 +11,10 @@ use std::{process::ExitCode, time::SystemTime};
 
 use serde::Serialize;
 use writ_api::control::{Answer, Ask};
-use writ_broker::config::{Config, ConfigFault};
+use writ_broker::{
+    config::{Config, ConfigFault},
+    store::{Place, PostgresStore},
+};
 
 use crate::{client::Control, fault::Fault, output::Output, paths::Paths};
 pub use level::confined;
@@ -47,6 +50,7 @@ impl Check {
 
 pub fn run(paths: &Paths, output: Output) -> Result<ExitCode, Fault> {
     let mut checks = vec![directories(paths), file_system(paths), configuration(paths)];
+    checks.extend(store(paths));
     checks.extend(daemon(paths));
     checks.push(certificates());
     checks.extend(keys::environment());
@@ -110,10 +114,26 @@ fn configuration(paths: &Paths) -> Check {
     }
 }
 
+fn configured_store(paths: &Paths) -> Option<Place> {
+    Config::load(&paths.config).ok()?.store
+}
+
+/// Whether a store that is a server can be reached, as the daemon would.
+fn store(paths: &Paths) -> Option<Check> {
+    let place = configured_store(paths)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let found = runtime.map(|runtime| runtime.block_on(PostgresStore::probe(&place)));
+    Some(match found {
+        Ok(Ok(server)) => Check::good(format!("the store is at {}: {server}", place.shown())),
+        Ok(Err(fault)) => Check::bad(fault.to_string(), "mend [store] in the configuration, or the server"),
+        Err(error) => Check::bad(error.to_string(), "try again"),
+    })
+}
+
 fn daemon(paths: &Paths) -> Vec<Check> {
     let control = match Control::running(paths) {
         Some(control) => control,
-        None if paths.store().exists() => Control::connect(paths),
+        None if paths.store().exists() || configured_store(paths).is_some() => Control::connect(paths),
         None => return vec![Check::good("no daemon is running; the first command that needs one starts it")],
     };
     let status = match control.and_then(|mut control| control.ask(&Ask::Status)) {
@@ -127,6 +147,13 @@ fn daemon(paths: &Paths) -> Vec<Check> {
     ))];
     if status.locked {
         checks.push(Check::warning("it is locked", "writ unlock"));
+    }
+    for stuck in &status.quarantined {
+        let what = format!(
+            "the role {} gets no more leases on {}: {} earlier ones cannot be revoked",
+            stuck.role, stuck.credential, stuck.leases
+        );
+        checks.push(Check::warning(what, "writ lease list, then bring back what the credential belongs to"));
     }
     if status.config != paths.config.display().to_string() {
         let what = format!("it uses another configuration, {}", status.config);

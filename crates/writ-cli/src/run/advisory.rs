@@ -36,7 +36,8 @@ pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
         let Self { session, bundle, process, logins } = *self;
-        let agent = Plain::start(Plain::command(&process), launch.terminal, &launch.signals)?;
+        let command = Plain::command(&process);
+        let agent = Plain::start(command, launch.terminal, launch.job.ready(), &launch.signals)?;
         let (agent, keep) = (Agent::Plain(agent), Keep::Bundle(bundle));
         Ok(Started { level: Level::Advisory, agent, session, keep, logins })
     }

@@ -44,7 +44,9 @@ struct Ready {
 /// Takes every step but the last, or says which one failed.
 pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let network = NetworkPlan { captured: CAPTURED_PORTS.to_vec(), proxy_port: 0 };
-    let (mut prepared, doors, captured) = Prepared::new(&network)?;
+    let mut prepared = Prepared::begin(&network)?;
+    let host = view::Host::look()?; // while the namespaces are made
+    let (doors, captured) = prepared.doors()?;
     let mut session = Request::for_program(launch.program, launch.args)?.within(launch.paths, doors)?;
     let late = prepared.bind(&late(&session.opened))?;
     session.add(late)?;
@@ -52,14 +54,14 @@ pub fn ready(launch: &Launch<'_>) -> Result<Box<dyn Rung>, Failed> {
     let delivery = logins.deliver(&session.opened, session.held.recipient())?;
     let process = process(launch, &session.opened, captured, &delivery)?;
     let wishes = Wishes { delivered: delivery.files, ..wishes(launch, &session.opened, &process)? };
-    let planned = view::plan(&view::Facts::gather(&wishes)?, &wishes).map_err(unplanned)?;
+    let planned = view::plan(&view::Facts::gather(host, &wishes)?, &wishes).map_err(unplanned)?;
     let plan = Plan { view: planned.view, process };
     Ok(Box::new(Ready { prepared, session, plan, notes: planned.notes, logins }))
 }
 
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
-        let running = self.prepared.start(&self.plan)?;
+        let running = self.prepared.start(&self.plan, &|| launch.job.ready())?;
         for note in self.notes.iter().chain(running.notes()) {
             launch.output.say(note);
         }

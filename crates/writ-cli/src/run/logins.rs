@@ -180,7 +180,7 @@ impl Login<'_> {
         if *tls && let Some(anchors) = self.anchors(way) {
             words.push(("sslrootcert", text(&anchors)));
         }
-        words.push(("application_name", format!("writ {lease}")));
+        words.push(("application_name", format!("writ:{lease}")));
         words
     }
 
@@ -334,19 +334,120 @@ mod tests {
 
     #[test]
     fn in_the_environment() {
-        check(&[("db", Reveal::Environment)], false, expect![[r#""#]]);
-        check(&[("db", Reveal::Environment)], true, expect![[r#""#]]);
+        check(
+            &[("db", Reveal::Environment)],
+            false,
+            expect![[r#"
+            PGHOST=db.example
+            PGPORT=5432
+            PGUSER=writ_u
+            PGDATABASE=or/ders
+            PGSSLMODE=verify-full
+            PGSSLROOTCERT=/run/writ/db-ca.pem
+            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGPASSWORD=p:w\/ d%
+            DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:5432/or%2Fders?sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
+            --- db-ca.pem
+            PEM
+        "#]],
+        );
+        check(
+            &[("db", Reveal::Environment)],
+            true,
+            expect![[r#"
+            PGHOST=db.example
+            PGHOSTADDR=127.0.0.1
+            PGPORT=40001
+            PGUSER=writ_u
+            PGDATABASE=or/ders
+            PGSSLMODE=verify-full
+            PGSSLROOTCERT=/run/writ/db-ca.pem
+            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGPASSWORD=p:w\/ d%
+            DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
+            --- db-ca.pem
+            PEM
+        "#]],
+        );
     }
 
     #[test]
     fn in_a_password_file() {
-        check(&[("wide", Reveal::Passfile)], true, expect![[r#""#]]);
+        check(
+            &[("wide", Reveal::Passfile)],
+            true,
+            expect![[r#"
+            PGHOST=wide.example
+            PGHOSTADDR=127.0.0.1
+            PGPORT=40001
+            PGUSER=writ_u
+            PGDATABASE=or/ders
+            PGSSLMODE=verify-full
+            PGSSLROOTCERT=/etc/ca.crt
+            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGPASSFILE=/run/writ/pgpass
+            DATABASE_URL=postgres://writ_u@wide.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Fetc%2Fca.crt
+            --- pgpass
+            wide.example:40001:*:writ_u:p\:w\\/ d%
+        "#]],
+        );
     }
 
     #[test]
     fn in_a_service_file() {
-        check(&[("db", Reveal::ServiceFile)], false, expect![[r#""#]]);
-        check(&[("db", Reveal::ServiceFile), ("wide", Reveal::ServiceFile)], true, expect![[r#""#]]);
+        check(
+            &[("db", Reveal::ServiceFile)],
+            false,
+            expect![[r#"
+            DATABASE_URL=postgres:///?service=db
+            PGSERVICEFILE=/run/writ/pg_service.conf
+            PGSERVICE=db
+            --- db-ca.pem
+            PEM
+            --- pg_service.conf
+            [db]
+            host=db.example
+            port=5432
+            user=writ_u
+            dbname=or/ders
+            sslmode=verify-full
+            sslrootcert=/run/writ/db-ca.pem
+            application_name=writ 00000000-0000-7101-8101-010101010101
+            password=p:w\/ d%
+        "#]],
+        );
+        check(
+            &[("db", Reveal::ServiceFile), ("wide", Reveal::ServiceFile)],
+            true,
+            expect![[r#"
+            DATABASE_URL=postgres:///?service=db
+            DATABASE_URL=postgres:///?service=wide
+            PGSERVICEFILE=/run/writ/pg_service.conf
+            --- db-ca.pem
+            PEM
+            --- pg_service.conf
+            [db]
+            host=db.example
+            hostaddr=127.0.0.1
+            port=40001
+            user=writ_u
+            dbname=or/ders
+            sslmode=verify-full
+            sslrootcert=/run/writ/db-ca.pem
+            application_name=writ 00000000-0000-7101-8101-010101010101
+            password=p:w\/ d%
+            [wide]
+            host=wide.example
+            hostaddr=127.0.0.1
+            port=40001
+            user=writ_u
+            dbname=or/ders
+            sslmode=verify-full
+            sslrootcert=/etc/ca.crt
+            application_name=writ 00000000-0000-7101-8101-010101010101
+            password=p:w\/ d%
+        "#]],
+        );
     }
 
     #[test]

@@ -99,7 +99,8 @@ fn plan(
 impl Rung for Ready {
     fn start(self: Box<Self>, launch: &Launch<'_>) -> Result<Started, Failed> {
         let Self { session, bundle, private, process, plan, logins } = *self;
-        let (plain, supervisor) = Plain::adopt(launch.terminal, || restricted::start(&process, &plan))?;
+        let start = || restricted::start(&process, &plan, &|| launch.job.ready());
+        let (plain, supervisor) = Plain::adopt(launch.terminal, start)?;
         plan.notes.iter().for_each(|note| launch.output.say(note));
         let keep = Keep::Restricted(Restricted { bundle, private, supervisor });
         Ok(Started { level: Level::Restricted, agent: Agent::Plain(plain), session, keep, logins })

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use rustix::net::getsockname;
 use writ_api::{
     VERSION, frame,
@@ -258,7 +258,12 @@ fn apart(doors: &[(Door, Arc<OwnedFd>)]) -> (Vec<Door>, Vec<BorrowedFd<'_>>) {
     doors.iter().map(|(door, socket)| (door.clone(), socket.as_fd())).unzip()
 }
 
-fn send(stream: &mut UnixStream, message: &FromLauncher, sockets: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+/// Sends one message, with descriptors beside it.
+pub fn send(
+    stream: &mut UnixStream,
+    message: &FromLauncher,
+    sockets: &[BorrowedFd<'_>],
+) -> Result<(), Fault> {
     let lost = |error: std::io::Error| Fault::new(format!("the daemon: {error}"), "try again");
     let message = frame::encode(message)?;
     let sent = writ_sys::send_with_fds(stream, &message, sockets).map_err(lost)?;
@@ -268,7 +273,8 @@ fn send(stream: &mut UnixStream, message: &FromLauncher, sockets: &[BorrowedFd<'
 /// 32 random bytes, hexadecimal: what every later connection must show.
 fn password() -> Result<String, Fault> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| Fault::new("the system gives no random bytes", ""))?;
+    writ_sys::random(&mut bytes)
+        .map_err(|error| Fault::new(format!("the system gives no random bytes: {error}"), ""))?;
     Ok(hex(&bytes))
 }
 

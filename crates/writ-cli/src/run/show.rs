@@ -67,8 +67,7 @@ fn variables(process: &ProcessPlan, inherited: impl Iterator<Item = OsString>) -
 
 fn terminal(terminal: Terminal) -> &'static str {
     match terminal {
-        Terminal::OwnGroup { foreground: true } => "a process group of its own, in the foreground",
-        Terminal::OwnGroup { foreground: false } => "a process group of its own",
+        Terminal::OwnGroup => "a process group of its own",
         Terminal::CallersGroup => "the caller's process group",
     }
 }

@@ -36,7 +36,7 @@ use super::{
     Session,
     comeback::{Comeback, News},
     deliver::Place,
-    session::Held,
+    session::{self, Held},
 };
 use crate::{
     fault::{EXIT_WRIT_FAILED, Fault},
@@ -46,6 +46,9 @@ use crate::{
 
 /// How long a program may take to end after its session was ended, before it is killed.
 const END_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the broker may take to take what remains of a run.
+const TAKEN_MAX: Duration = Duration::from_secs(2);
 
 /// Taken by the launcher, and meant for the program. Three are there for another reason as well: of `SIGTSTP` and `SIGTTIN` we stop
 /// when the program did, and `SIGTTOU` would stop us for a remark of ours in the background of a terminal with `tostop`.
@@ -88,8 +91,23 @@ impl Supervisor<'_> {
             Fault::new(format!("the program cannot be watched: {error}"), "try again")
         })?;
         run.job.ended(status.signal());
-        let _ = frame::write(&mut run.stream, &FromLauncher::Closed { status: shell_status(status) });
+        run.close(shell_status(status));
         Ok(status)
+    }
+
+    /// Tells the broker, which takes what remains of the run off our hands. What it does not take is closed here, and the disk waited for.
+    fn close(&mut self, status: i32) {
+        let remains = self.agent.remains();
+        let passed: Vec<_> = remains.iter().map(AsFd::as_fd).collect();
+        let told = session::send(&mut self.stream, &FromLauncher::Closed { status }, &passed);
+        if told.is_err() || remains.is_empty() {
+            return;
+        }
+        let _ = self.stream.set_read_timeout(Some(TAKEN_MAX));
+        // Lines may still be on the way.
+        while let Ok(FromBroker::Said { text }) = frame::read(&mut self.stream) {
+            self.output.say(&text);
+        }
     }
 }
 
@@ -179,6 +197,7 @@ impl Watch<'_> {
             // One that cannot be passed on any more has found its end: the next event.
             let _ = match signal {
                 SIGCONT => run.job.resume(&mut run.agent),
+                SIGTSTP if early => run.agent.stop(),
                 SIGTTIN | SIGTTOU => Ok(()),
                 _ if has_it => Ok(()),
                 _ => run.agent.signal(signal),

@@ -476,8 +476,8 @@ if not os.path.exists(A["writ_home"] + "/run"):
             doors.append(("tcp", (host, int(port, 16))))
 held = {}
 def fill(wanted):
-    for kind, address in doors:
-        for _ in range(wanted):
+    for _ in range(wanted):
+        for kind, address in doors:
             if len(held) > most - 64: return
             s = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
             s.setblocking(False)
@@ -485,7 +485,7 @@ def fill(wanted):
             except BlockingIOError: pass
             except OSError:
                 s.close()
-                break
+                continue
             held[s.fileno()] = s
 fill(1500)
 if first:

@@ -77,10 +77,11 @@ enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) enum Owned {
-    /// They are dropped with it. What others built upon goes to the administrator instead.
+    /// They are dropped with it. What others built upon goes to a role of writ's own that may nothing.
     #[default]
     Drop,
-    /// They go to this role.
+    /// They go to this role, one of `member_of`: what a login wrote may run as whoever owns it (views, triggers), and as its
+    /// template it could have written it anyway.
     Reassign(String),
 }
 
@@ -140,6 +141,12 @@ impl Config {
             return Err(format!("`member_of` names 1 to {TEMPLATES_MAX} roles"));
         }
         self.member_of.iter().try_for_each(|role| identifier("member_of", role))?;
+        if let Owned::Reassign(role) = &self.owned
+            && !self.member_of.contains(role)
+        {
+            let why = "what a login made would gain the rights of its new owner";
+            return Err(format!("`owned` gives to {role:?}, which is not in `member_of`: {why}"));
+        }
         if !(1..=CONNECTION_LIMIT_MAX).contains(&self.connection_limit) {
             return Err(format!("`connection_limit` is 1 to {CONNECTION_LIMIT_MAX}"));
         }
@@ -280,6 +287,7 @@ mod tests {
             (json!({ "connection_limit": 0 }), "`connection_limit`"),
             (json!({ "owned": "keep" }), "`owned`"),
             (json!({ "owned": "reassign:" }), "`owned`"),
+            (json!({ "owned": "reassign:writ_admin" }), "`owned`"),
             (json!({ "password": "Not A Name" }), "Not A Name"),
             (json!({ "passwort": "x" }), "passwort"),
         ] {
@@ -297,7 +305,7 @@ mod tests {
             json!({ "server": "127.0.0.1:5433", "tls": "disable" }),
             json!({ "server": "localhost", "tls": "disable" }),
             json!({ "dial": "127.0.0.1:5433", "tls": "disable" }),
-            json!({ "owned": "reassign:owner of \"it\"" }),
+            json!({ "owned": "reassign:owner of \"it\"", "member_of": ["x", "owner of \"it\""] }),
             json!({ "member_of": ["x".repeat(63), "ünïcødé", "select"] }),
         ] {
             read(change.clone()).unwrap_or_else(|fault| panic!("{change}: {fault}"));
@@ -317,7 +325,7 @@ mod tests {
             json!({ "database": "other" }),
             json!({ "user": "other" }),
             json!({ "password": "other" }),
-            json!({ "owned": "reassign:other" }),
+            json!({ "owned": "reassign:orders_read" }),
         ] {
             assert_ne!(read(change).unwrap().connection().digest(), connection.digest());
         }

@@ -195,7 +195,7 @@ fn judged(fault: &tokio_postgres::Error) -> ConnectFault {
         return ConnectFault::Unreachable(said(fault));
     };
     let code = db.code();
-    if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
+    if *code == SqlState::INVALID_PASSWORD {
         ConnectFault::Login(said(fault))
     } else if is_down(code) {
         ConnectFault::Unreachable(said(fault))
@@ -212,7 +212,13 @@ pub(super) fn is_down(code: &SqlState) -> bool {
 /// What went wrong, in the server's words where it spoke: its code and its message, never the statement.
 pub(super) fn said(fault: &tokio_postgres::Error) -> String {
     match (fault.as_db_error(), std::error::Error::source(fault)) {
-        (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),
+        (Some(db), _) => {
+            // It names the objects; of other complaints it may quote what was sent.
+            let names = *db.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST;
+            let detail =
+                db.detail().filter(|_| names).map(|detail| format!(": {}", detail.replace('\n', "; ")));
+            format!("{}{} ({})", db.message(), detail.unwrap_or_default(), db.code().code())
+        }
         (None, Some(source)) => {
             format!("{fault}: {source}").replace("error communicating with the server: ", "")
         }

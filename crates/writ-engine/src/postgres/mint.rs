@@ -55,11 +55,11 @@ pub(super) struct Birth {
 pub(super) async fn run(session: &mut Session, mut births: Vec<Birth>, pending: &Pending) {
     // Whoever went away takes nothing, and their receipt says what to look for.
     births.retain(|birth| !birth.reply.is_closed());
-    births.sort_by(|a, b| a.role.lock().cmp(&b.role.lock()));
     for birth in &mut births {
         session.offer(birth.password.take());
     }
-    let mut again = true;
+    // Once more where a connection turns out to be gone, and not where there is none to be had.
+    let mut again = session.is_open();
     let mut births: Vec<Option<Birth>> = births.into_iter().map(Some).collect();
     loop {
         match attempt(session, &births, pending).await {

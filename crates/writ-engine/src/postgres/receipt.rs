@@ -64,6 +64,11 @@ impl RoleName {
         format!("writ_{mark}_")
     }
 
+    /// The role of this installation that keeps what others built upon: it logs in nowhere, and may nothing.
+    pub(super) fn estate(&self) -> String {
+        format!("writ_estate_{}", self.0.split('_').nth(1).unwrap_or_default())
+    }
+
     /// A number for the lock that making and removing this role take.
     pub(super) fn lock(&self) -> i64 {
         // The last 16 digits of a UUID of version 7 are random but for two bits.

@@ -49,7 +49,8 @@ pub(super) async fn run(session: &mut Session, mut deaths: Vec<Death>, owned: &O
         session.offer(death.password.take());
     }
     let mut doomed = Doomed::of(&deaths);
-    let mut again = true;
+    // Once more where a connection turns out to be gone, and not where there is none to be had.
+    let mut again = session.is_open();
     let lost = loop {
         match remove(session, &mut doomed, owned).await {
             Ok(()) => break None,
@@ -187,13 +188,9 @@ impl Batch for Bar<'_> {
         });
         let Some(oid) = oid else { return Ok(None) };
         let role = one.ident();
-        let grant = match (self.live.superuser, self.live.options) {
-            (true, _) => String::new(),
-            (false, false) => format!("GRANT {role} TO CURRENT_USER; "),
-            (false, true) => format!("GRANT {role} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE; "),
-        };
         Ok(Some(format!(
-            "ALTER ROLE {role} NOLOGIN PASSWORD NULL VALID UNTIL 'epoch'; {grant}SELECT {}",
+            "ALTER ROLE {role} NOLOGIN PASSWORD NULL VALID UNTIL 'epoch'{}; SELECT {}",
+            membership(self.live, &role),
             literal(oid)
         )))
     }
@@ -218,19 +215,13 @@ async fn end_sessions(client: &Client, doomed: &mut Doomed) -> Result<(), Troubl
     let mut pause = PAUSE;
     loop {
         let entries = doomed.entries(|one| one.oid.is_some());
-        let (names, oids) = (doomed.names(&entries), doomed.oids(&entries));
-        if oids.is_empty() {
+        if entries.is_empty() {
             return Ok(());
         }
-        let sql = format!(
-            "SELECT a.usesysid, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid IN ({oids}) \
-             AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid AND r.rolname NOT IN ({names}))"
-        );
-        let found = match answer(client.simple_query(&sql)).await {
-            Ok(messages) => rows(messages),
+        let found = match terminate(client, doomed, &entries).await {
+            Ok(found) => found,
             Err(Fault::Lost(trouble)) => return Err(trouble),
-            Err(Fault::Said(Trouble::Refused(detail))) => return Err(Trouble::Refused(not_allowed(&detail))),
-            Err(Fault::Said(trouble)) => return Err(trouble),
+            Err(Fault::Said(_)) => one_by_one(client, doomed, &entries).await?,
         };
         if found.is_empty() {
             return Ok(());
@@ -248,8 +239,34 @@ async fn end_sessions(client: &Client, doomed: &mut Doomed) -> Result<(), Troubl
     }
 }
 
-fn not_allowed(detail: &str) -> String {
-    format!("its sessions cannot be ended: {detail}; GRANT pg_signal_backend to the administrator's role")
+/// Tells the sessions of these to end; each that was still there, by its role's number.
+async fn terminate(client: &Client, doomed: &Doomed, entries: &[usize]) -> Result<Rows, Fault> {
+    let (names, oids) = (doomed.names(entries), doomed.oids(entries));
+    let sql = format!(
+        "SELECT a.usesysid, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid IN ({oids}) \
+         AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid AND r.rolname NOT IN ({names}))"
+    );
+    answer(client.simple_query(&sql)).await.map(rows)
+}
+
+/// One of them cannot be told to: which?
+async fn one_by_one(client: &Client, doomed: &mut Doomed, entries: &[usize]) -> Result<Rows, Trouble> {
+    let mut found = Rows::new();
+    for entry in entries {
+        match terminate(client, doomed, &[*entry]).await {
+            Ok(more) => found.extend(more),
+            Err(Fault::Lost(trouble)) => return Err(trouble),
+            Err(Fault::Said(Trouble::Refused(detail))) => {
+                let how = "GRANT pg_signal_backend to the administrator's role";
+                doomed.blame(
+                    *entry,
+                    Trouble::Refused(format!("its sessions cannot be ended: {detail}; {how}")),
+                );
+            }
+            Err(Fault::Said(trouble)) => doomed.blame(*entry, trouble),
+        }
+    }
+    Ok(found)
 }
 
 /// Undoes what they prepared and never finished: it would hold its locks, and could be committed, without them.
@@ -306,11 +323,11 @@ async fn drop_owned(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -
     for (database, entries) in places {
         if database == here {
             let live = session.live().await?;
-            empty(&live.client, doomed, owned, &database, entries).await?;
+            empty(live, doomed, owned, &database, entries).await?;
             continue;
         }
         let emptied = match elsewhere(session, &database).await {
-            Ok(there) => empty(&there.client, doomed, owned, &database, entries.clone()).await,
+            Ok(there) => empty(&there, doomed, owned, &database, entries.clone()).await,
             Err(trouble) => Err(trouble),
         };
         // One database that cannot be entered keeps only those who have something there.
@@ -324,18 +341,18 @@ async fn drop_owned(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -
 }
 
 async fn empty(
-    client: &Client,
+    live: &Live,
     doomed: &mut Doomed,
     owned: &Owned,
     database: &str,
     entries: Vec<usize>,
 ) -> Result<(), Trouble> {
-    let heir = match owned {
-        Owned::Drop => "CURRENT_USER".to_owned(),
-        Owned::Reassign(role) => ident(role),
-    };
+    let client = &live.client;
     let plain = |one: &One| format!("DROP OWNED BY {}", one.ident());
-    let reassign = |one: &One| format!("REASSIGN OWNED BY {0} TO {heir}; DROP OWNED BY {0}", one.ident());
+    let reassign = |one: &One| match owned {
+        Owned::Drop => format!("{}; {}", estate(live, one), hand_over(one, &ident(&one.role.estate()))),
+        Owned::Reassign(role) => hand_over(one, &ident(role)),
+    };
     let first: &(dyn Fn(&One) -> String + Sync) = match owned {
         Owned::Drop => &plain,
         Owned::Reassign(_) => &reassign,
@@ -344,7 +361,7 @@ async fn empty(
     let (mut dependent, mut troubled) = (Vec::new(), Vec::new());
     for (entry, outcome) in done.map_err(|lost| lost.trouble)? {
         match outcome {
-            // Others built upon what it made: theirs is not dropped.
+            // Others built upon what it made: theirs is not dropped, and its own goes to nobody who may anything.
             Err(Trouble::Dependent(_)) => dependent.push(entry),
             Err(trouble) => troubled.push((entry, trouble)),
             Ok(_) => {}
@@ -358,6 +375,37 @@ async fn empty(
         doomed.blame(entry, in_database(database, trouble));
     }
     Ok(())
+}
+
+/// Makes the role that inherits what others built upon. It has no right but its ownership, so that what a login left behind,
+/// such as a function that runs as its owner, gains nothing by it.
+fn estate(live: &Live, one: &One) -> String {
+    let role = ident(&one.role.estate());
+    let made = format!(
+        "DO $$ BEGIN CREATE ROLE {role} NOLOGIN NOINHERIT; \
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+    );
+    format!("{made}{}", membership(live, &role))
+}
+
+/// Gives what `one` owns to `heir`. Functions that ran as their owner run as their caller from then on.
+fn hand_over(one: &One, heir: &str) -> String {
+    let (role, name) = (one.ident(), literal(one.role.as_str()));
+    format!(
+        "DO $$ DECLARE f text; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_roles r \
+         ON r.oid = p.proowner WHERE p.prosecdef AND r.rolname = {name} \
+         LOOP EXECUTE 'ALTER ROUTINE ' || f || ' SECURITY INVOKER'; END LOOP; END $$; \
+         REASSIGN OWNED BY {role} TO {heir}; DROP OWNED BY {role}"
+    )
+}
+
+/// Lets the administrator act for `role`, which a superuser may anyway.
+fn membership(live: &Live, role: &str) -> String {
+    match (live.superuser, live.options) {
+        (true, _) => String::new(),
+        (false, false) => format!("; GRANT {role} TO CURRENT_USER"),
+        (false, true) => format!("; GRANT {role} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE"),
+    }
 }
 
 /// Looks again: a login that was being checked while it was barred has shown itself by now.

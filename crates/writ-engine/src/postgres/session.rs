@@ -17,12 +17,14 @@ use super::{
 /// What the server calls us in `pg_stat_activity`.
 pub(super) const APPLICATION: &str = "writ";
 /// The session's own limits: the longest statement, the longest wait for a lock, the longest transaction that says nothing.
-/// A broker that stops in the middle of a transaction holds what it holds for the last of these.
+/// A broker that stops in the middle of a transaction holds what it holds for the last of these. And what was committed is on
+/// disk: a login that was removed must not come back when the server crashes.
 const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '3s'; \
      SET idle_in_transaction_session_timeout = '15s'; SET DateStyle = 'ISO, YMD'; SET TimeZone = 'UTC'; \
-     SET standard_conforming_strings = on; SET search_path = pg_catalog";
+     SET standard_conforming_strings = on; SET search_path = pg_catalog; \
+     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// The longest that an answer may take: more than the server's own limits together.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server's versions that grant memberships with options.
 const OPTIONS_SINCE: i32 = 160_000;
 
@@ -164,7 +166,8 @@ pub(super) async fn elsewhere(session: &Session, database: &str) -> Result<Live,
     let endpoint = Endpoint { database: database.to_owned(), ..session.endpoint().clone() };
     let password = session.password().ok_or(Trouble::Password)?;
     open(&endpoint, password).await.map_err(|opening| match opening {
-        Opening::Login(detail) => Trouble::Refused(detail),
+        // It may have been changed since it was fetched.
+        Opening::Login(_) => Trouble::Password,
         Opening::Trouble(trouble) => trouble,
     })
 }

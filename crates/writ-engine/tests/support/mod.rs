@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use writ_testkit::postgres::{ADMIN, HOST, Postgres};
 
 /// A database of its own, a template role of its own, and what an engine is told about them.
+#[derive(Clone)]
 pub struct Place {
     pub server: &'static Postgres,
     pub database: String,

@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 use writ_audit::{Event, Verdict};
-use writ_core::{BoxFuture, DOORS_MAX, DataPlane, Door, Egress, LeaseEnd};
+use writ_core::{BoxFuture, DOORS_MAX, DataPlane, Door, Egress, LeaseEnd, RoutePlan};
 use writ_proxy::Names;
 
 use crate::support::{
-    HOST, Inside, OTHER, OWN, PATIENCE, QUIET, Raw, SECRET, Sender, Setup, Space, Upstream, World, echo, get,
-    isolated, parrot, placeholder, route, text,
+    HELD, HOST, Inside, OTHER, OWN, PATIENCE, QUIET, Raw, SECRET, Sender, Setup, Space, Upstream, World,
+    echo, get, isolated, parrot, placeholder, route, text,
 };
 
 /// A host of the world that no target names, and for which the stand-in has a certificate.
@@ -397,6 +398,33 @@ async fn the_hosts_loopback_is_reached_where_it_may_be() {
 }
 
 #[tokio::test]
+async fn connections_of_a_session_are_bounded() {
+    const CONNECTIONS_MAX: usize = 1024;
+    if !isolated() {
+        return;
+    }
+    // Each is four descriptors here: the agent's, the proxy's two, the service's.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let port = parrot("127.0.0.1:0", "hello ").await.port();
+    let upstream = Upstream::start(&["http/1.1"], echo).await;
+    let inside = Inside::with(upstream, |setup| setup.plan.local = vec![port]).await;
+    let socket = inside.space.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    inside.world.proxy.extend(inside.world.session, vec![(Door::Local { port }, socket)]).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = inside.connect(Ipv4Addr::LOCALHOST.into(), port);
+        says(&mut stream, "hello ").await;
+        open.push(stream);
+    }
+    let mut late = inside.connect(Ipv4Addr::LOCALHOST.into(), port);
+    let early = timeout(Duration::from_millis(300), late.read_u8()).await;
+    assert!(early.is_err(), "one more waits: {early:?}");
+    open.pop();
+    says(&mut late, "hello ").await;
+}
+
+#[tokio::test]
 async fn doors_are_checked_before_any_is_open() {
     if !isolated() {
         return;
@@ -428,4 +456,46 @@ async fn doors_are_checked_before_any_is_open() {
     inside.world.broker.end_session(inside.world.session).await;
     let fault = inside.world.proxy.extend(inside.world.session, more(1)).await.unwrap_err();
     assert!(fault.0.contains("not open"), "{fault}");
+}
+
+/// Below `confined`, a login that the program holds has a door on loopback without a password, and nothing else has.
+#[tokio::test]
+async fn a_door_on_loopback_leads_to_a_login_and_its_relay_ends_with_the_lease() {
+    let address = parrot("127.0.0.1:0", "hello ").await;
+    let upstream = Upstream::start(&["http/1.1"], echo).await;
+    let world = World::with(upstream, |setup| {
+        let mut login = route("login", DATABASE, &Upstream { address, ..no_service() });
+        (login.tunnel, login.tls_ca) = (true, None);
+        login.injections.clear();
+        let (target, authority) = ("bare".parse().unwrap(), "bare.example:5432".parse().unwrap());
+        let bare = RoutePlan { target, authority, credential: None, ..login.clone() };
+        setup.plan.routes.extend([login, bare]);
+    })
+    .await;
+    world.broker.credential("login", DATABASE, HELD);
+    let door = |name: &str| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = name.parse().unwrap();
+        (listener.local_addr().unwrap(), vec![(Door::Named { authority }, listener.into())])
+    };
+    for name in [HOST, "bare.example:5432"] {
+        let fault = world.proxy.extend(world.session, door(name).1).await.unwrap_err();
+        assert!(fault.0.contains("namespace"), "{name}: {fault}");
+    }
+    let (at, doors) = door(DATABASE);
+    world.proxy.extend(world.session, doors).await.unwrap();
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    says(&mut stream, "hello ").await;
+    // In its last fifth the lease is asked for again. The broker has renewed it: the one that the relay holds lives on.
+    world.advance(Duration::from_secs(14 * 60)).await;
+    let mut other = TcpStream::connect(at).await.unwrap();
+    says(&mut other, "hello ").await;
+    assert!(world.broker.asked() >= 1);
+    world.broker.end_lease(LeaseEnd::Revoked).await;
+    is_cut(&mut stream).await;
+    is_cut(&mut other).await;
+    for event in world.uses(2).await {
+        assert_eq!(facts(&event), ("tunnel", "db.vendor.example", 5432, Verdict::Cut));
+        assert_eq!(event.outcome.reason.as_deref(), Some("lease-revoked"), "{event:?}");
+    }
 }

@@ -35,7 +35,7 @@ fn run(private: &Path) -> Result<(), StepFault> {
         directory: RawPath::from(private),
         terminal: Terminal::CallersGroup,
     };
-    let (mut child, supervisor) = start(&process, &planned)?;
+    let (mut child, supervisor) = start(&process, &planned, &|| false)?;
     let ended = child.wait().map_err(StepFault::at(Step::Spawn, "the probe"))?;
     supervisor.end();
     if ended.success() { Ok(()) } else { Err(StepFault::new(Step::Execute, "the probe did not end well", 0)) }

@@ -3,6 +3,7 @@
 //! ```text
 //!   H ── plan, socket ──► stage   capabilities, directory, Landlock, filters
 //!     ◄── Judge, listener ──      from here on each connect waits for the supervisor
+//!     ── Go ──►
 //!     ◄── end of file ──          executed                           or ◄── Fault ──
 //! ```
 //!
@@ -47,7 +48,7 @@ pub(crate) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let [launcher, task] = <[OwnedFd; 2]>::try_from(descriptors).ok()?;
     let launcher = Channel::of(launcher);
     let fault = match prepare(task, &launcher) {
-        Ok(program) => program.execute(),
+        Ok(program) => program.execute_when_told(&launcher),
         Err(fault) => fault,
     };
     let _ = launcher.send(&Word::Fault { fault }, &[]);
@@ -64,7 +65,6 @@ fn prepare(task: OwnedFd, launcher: &Channel) -> Result<inner::Program, StepFaul
             .map_err(StepFault::at(Step::WorkTree, process.directory.display().to_string()))?;
     }
     give_up().map_err(StepFault::at(Step::Capabilities, "of the program"))?;
-    inner::take_foreground(process.terminal)?;
     landlock::enforce(&plan.allowed)?;
     let shared = common::program(false)
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;

@@ -14,14 +14,15 @@ use super::RestrictedPlan;
 use super::orphans::Orphans;
 use super::stage::{Task, Word};
 use super::supervisor::Supervisor;
-use crate::stage::channel::Channel;
+use crate::stage::channel::{Channel, Go};
 use crate::stage::{Stage, seal};
 use crate::{Bytes, ProcessPlan, Step, StepFault};
 
 /// How long the stage may take for one step; it takes milliseconds.
 const STAGE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes the fresh home and starts the program in it.
+/// Makes the fresh home and starts the program in it. `ready` is asked when all is done but that, and answers whether the program's
+/// group gets the terminal: see [`Job::ready`](crate::Job::ready).
 ///
 /// Standard input, output and error are inherited, and nothing else. The program dies with the calling *thread*
 /// (`PR_SET_PDEATHSIG`); call it when no signal that is waited for is delivered to a handler, and
@@ -31,7 +32,11 @@ const STAGE_PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// The step that failed: [`Step::Home`] for the fresh home, [`Step::Landlock`] and [`Step::Seccomp`] where the system cannot do
 /// this level, [`Step::Execute`] for the program itself. Nothing is left running then.
-pub fn start(process: &ProcessPlan, plan: &RestrictedPlan) -> Result<(Child, Supervisor), StepFault> {
+pub fn start(
+    process: &ProcessPlan,
+    plan: &RestrictedPlan,
+    ready: &dyn Fn() -> bool,
+) -> Result<(Child, Supervisor), StepFault> {
     furnish(plan).map_err(StepFault::at(Step::Home, plan.home.display().to_string()))?;
     let mut process = process.clone();
     process.environment = merged(process.environment, &plan.variables);
@@ -44,7 +49,7 @@ pub fn start(process: &ProcessPlan, plan: &RestrictedPlan) -> Result<(Child, Sup
         writ_sys::die_with_parent(&mut command).spawn().map_err(StepFault::at(Step::Spawn, "the stage"))?;
     // Its end of the socket is held by the command too.
     drop(command);
-    match follow(&channel, plan, orphans.except(Pid::from_child(&child))) {
+    match follow(&channel, plan, orphans.except(Pid::from_child(&child)), ready) {
         Ok(supervisor) => Ok((child, supervisor)),
         Err(fault) => {
             let _ = (child.kill(), child.wait());
@@ -54,7 +59,12 @@ pub fn start(process: &ProcessPlan, plan: &RestrictedPlan) -> Result<(Child, Sup
 }
 
 /// What the stage says until it is the program.
-fn follow(channel: &Channel, plan: &RestrictedPlan, orphans: Orphans) -> Result<Supervisor, StepFault> {
+fn follow(
+    channel: &Channel,
+    plan: &RestrictedPlan,
+    orphans: Orphans,
+    ready: &dyn Fn() -> bool,
+) -> Result<Supervisor, StepFault> {
     let broken = || StepFault::new(Step::Protocol, "the stage broke off", 0);
     let next = || channel.receive::<Word>().map_err(StepFault::at(Step::Protocol, "the stage"));
     let listener = match next()?.ok_or_else(broken)? {
@@ -63,6 +73,7 @@ fn follow(channel: &Channel, plan: &RestrictedPlan, orphans: Orphans) -> Result<
     };
     let supervisor = Supervisor::start(listener, plan.reachable.clone(), orphans)
         .map_err(StepFault::at(Step::Spawn, "the supervisor"))?;
+    channel.send(&Go { foreground: ready() }, &[]).map_err(StepFault::at(Step::Protocol, "the stage"))?;
     match next()? {
         None => Ok(supervisor),
         Some((Word::Fault { fault }, _)) => Err(fault),

@@ -49,7 +49,7 @@ pub(crate) enum Reply {
         doors: Vec<Door>,
         captured: Captured,
     },
-    /// Init runs. With its pidfd.
+    /// Init runs. With its pidfd, and with what remains of the view when it is gone.
     Running {
         notes: Vec<String>,
         cgroup: Option<RawPath>,
@@ -69,9 +69,15 @@ pub(crate) enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case")]
 pub(crate) enum InitOrder {
+    /// The answer to `Ready`, which is passed on.
+    Go {
+        go: Go,
+    },
     Signal {
         number: i32,
     },
+    /// `SIGTSTP`, unless the agent has been stopped since it was executed.
+    Stop,
     /// With the terminal that the agent's group is to have, if it is to have it.
     Resume,
 }
@@ -80,12 +86,27 @@ pub(crate) enum InitOrder {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub(crate) enum Report {
-    Event { event: Event },
-    Note { note: String },
-    Fault { fault: StepFault },
+    /// What remains is to execute the agent.
+    Ready,
+    Event {
+        event: Event,
+    },
+    Note {
+        note: String,
+    },
+    Fault {
+        fault: StepFault,
+    },
 }
 
-/// A to I. The end of the connection after `Ready` means that the program runs.
+/// To whoever becomes the agent's program, when all else is ready.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Go {
+    /// Its group gets the terminal.
+    pub(crate) foreground: bool,
+}
+
+/// A to I. The end of the connection after `Ready`, which is answered with [`Go`], means that the program runs.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub(crate) enum AgentReport {
@@ -158,12 +179,16 @@ mod tests {
         for number in [9, 15] {
             ours.send(&InitOrder::Signal { number }, &[]).unwrap();
         }
+        ours.send(&InitOrder::Go { go: Go { foreground: true } }, &[]).unwrap();
+        ours.send(&InitOrder::Stop, &[]).unwrap();
         ours.send(&InitOrder::Resume, &[ours.as_fd()]).unwrap();
         drop(ours);
         let mut numbers = Vec::new();
         while let Some((order, descriptors)) = theirs.receive::<InitOrder>().unwrap() {
             match order {
                 InitOrder::Signal { number } => numbers.push(number),
+                InitOrder::Go { go } => assert!(go.foreground),
+                InitOrder::Stop => assert!(descriptors.is_empty()),
                 InitOrder::Resume => assert_eq!(descriptors.len(), 1),
             }
         }

@@ -235,6 +235,8 @@ mod tests {
             (native, libc::SYS_bpf, [0, 0], Some(libc::EPERM)),
             (native, libc::SYS_userfaultfd, [0, 0], Some(libc::EPERM)),
             (native, libc::SYS_io_uring_setup, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_io_uring_enter, [0, 0], Some(libc::ENOSYS)),
+            (native, libc::SYS_io_uring_register, [0, 0], Some(libc::ENOSYS)),
             (native, libc::SYS_ptrace, [0, 0], None),
             (native, libc::SYS_unshare, [0, 0], None),
             (native, libc::SYS_memfd_create, [0, 0], None),

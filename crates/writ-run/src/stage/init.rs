@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
     process::{
         DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
-        set_dumpable_behavior, set_parent_process_death_signal, setpgid, wait,
+        set_dumpable_behavior, set_parent_process_death_signal, setpgid, setsid, wait,
     },
     termios::tcsetpgrp,
     thread::UnshareFlags,
@@ -42,7 +42,7 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
         if let Some(group) = descriptors.next() {
             enter_group(&launcher, group);
         }
-        start(process)
+        start(&launcher, process)
     });
     match started {
         Ok((agent, children)) => {
@@ -78,9 +78,11 @@ fn enter_group(launcher: &Channel, members: OwnedFd) {
     }
 }
 
-fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
+fn start(launcher: &Channel, process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let null = null()?;
-    view::enter()?;
+    for note in view::enter()? {
+        let _ = launcher.send(&Report::Note { note }, &[]);
+    }
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "of init"))?;
     let children = SignalQueue::of(&SIGNALS).map_err(StepFault::at(Step::Init, "signals"))?;
     let (report, agents_report) = Channel::pair().map_err(StepFault::at(Step::Init, "a socket"))?;
@@ -90,18 +92,29 @@ fn start(process: OwnedFd) -> Result<(Pid, SignalQueue), StepFault> {
     let agent = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let agent = agent.ok_or_else(|| StepFault::new(Step::Init, "the agent's stage", 0))?;
 
-    let _ = setpgid(None, None);
     leave_streams(&null);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    until_executed(&report)?;
+    until_executed(launcher, &report)?;
+    leave_group(agent);
     Ok((agent, children))
 }
 
-fn until_executed(report: &Channel) -> Result<(), StepFault> {
+/// The keys of the caller's terminal are not for us. To a group of the agent's own we are the shell that could continue it, in the same
+/// session: without us nothing in it would stop (POSIX.1-2024, 3.256 "Orphaned Process Group"). To the caller's group, in which it is
+/// else, we are not: the kernel has to continue and hang up what is stopped in it when the caller's shell is gone.
+fn leave_group(agent: Pid) {
+    let leads = writ_sys::signal_group(agent.as_raw_nonzero().get(), 0).is_ok();
+    let _ = if leads { setpgid(None, None) } else { setsid().map(drop) };
+}
+
+fn until_executed(launcher: &Channel, report: &Channel) -> Result<(), StepFault> {
     let mut ready = false;
     loop {
         match report.receive::<AgentReport>() {
-            Ok(Some((AgentReport::Ready, _))) => ready = true,
+            Ok(Some((AgentReport::Ready, _))) => {
+                ready = true;
+                pass_on_go(launcher, report).map_err(StepFault::at(Step::Protocol, "the word to go"))?;
+            }
             Ok(Some((AgentReport::Fault { fault }, _))) => return Err(fault),
             Ok(None) if ready => return Ok(()),
             Ok(None) => return Err(StepFault::new(Step::Protocol, "the agent's stage broke off", 0)),
@@ -110,8 +123,17 @@ fn until_executed(report: &Channel) -> Result<(), StepFault> {
     }
 }
 
+fn pass_on_go(launcher: &Channel, agent: &Channel) -> io::Result<()> {
+    launcher.send(&Report::Ready, &[])?;
+    match launcher.receive()? {
+        Some((InitOrder::Go { go }, _)) => agent.send(&go, &[]),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Until the agent ends, or there is nobody left to tell.
 fn attend(launcher: &Channel, tie: &OwnedFd, agent: Pid, children: &SignalQueue) -> Option<()> {
+    let mut has_stopped = false;
     loop {
         let mut watched = [
             PollFd::new(children, PollFlags::IN),
@@ -128,25 +150,38 @@ fn attend(launcher: &Channel, tie: &OwnedFd, agent: Pid, children: &SignalQueue)
         }
         if changed {
             while children.next().ok()?.is_some() {}
-            if reap(launcher, agent)? {
-                return Some(());
-            }
+        }
+        // Also before an order is obeyed: one of them depends on what the agent did.
+        if (changed || ordered) && reap(launcher, agent, &mut has_stopped)? {
+            return Some(());
         }
         if ordered {
-            let (order, descriptors) = launcher.receive().ok()??;
-            obey(order, descriptors.first(), agent);
+            match launcher.receive().ok()?? {
+                // It was given, and there is only one.
+                (InitOrder::Go { .. }, _) => {}
+                (InitOrder::Signal { number }, _) => signal(number, agent),
+                (InitOrder::Stop, _) if has_stopped => {}
+                (InitOrder::Stop, _) => signal(libc::SIGTSTP, agent),
+                (InitOrder::Resume, terminal) => {
+                    if let Some(terminal) = terminal.first() {
+                        let _ = tcsetpgrp(terminal, agent);
+                    }
+                    signal(libc::SIGCONT, agent);
+                }
+            }
         }
     }
 }
 
 /// Takes what became of all children, ours and those that were left to us. Whether the agent ended.
-fn reap(launcher: &Channel, agent: Pid) -> Option<bool> {
+fn reap(launcher: &Channel, agent: Pid, has_stopped: &mut bool) -> Option<bool> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
     loop {
         match wait(options) {
             Ok(Some((pid, status))) if pid == agent => {
                 let event = event(status);
                 report(launcher, event)?;
+                *has_stopped |= matches!(event, Event::Stopped { .. } | Event::Continued);
                 if matches!(event, Event::Ended { .. }) {
                     return Some(true);
                 }
@@ -168,16 +203,7 @@ fn event(status: WaitStatus) -> Event {
     Event::Ended { status: status.as_raw() }
 }
 
-fn obey(order: InitOrder, terminal: Option<&OwnedFd>, agent: Pid) {
-    let number = match order {
-        InitOrder::Signal { number } => number,
-        InitOrder::Resume => {
-            if let Some(terminal) = terminal {
-                let _ = tcsetpgrp(terminal, agent);
-            }
-            libc::SIGCONT
-        }
-    };
+fn signal(number: i32, agent: Pid) {
     if let Some(signal) = Signal::from_named_raw(number) {
         // It leads no group in the caller's, and a program may have left its own.
         let _ = kill_process_group(agent, signal).or_else(|_| kill_process(agent, signal));

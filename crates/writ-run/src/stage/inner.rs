@@ -6,22 +6,17 @@
 use std::{
     ffi::{CString, OsStr},
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
 use rustix::{
     process::{chdir, getpid, setpgid},
-    termios::tcsetpgrp,
     thread::{CapabilitySet, UnshareFlags, set_no_new_privs},
 };
-use writ_sys::SignalQueue;
 
 use super::{
     capabilities,
-    channel::{AgentReport, Channel},
+    channel::{AgentReport, Channel, Go},
     filter, processes, unseal,
     user::Ids,
 };
@@ -38,7 +33,7 @@ pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
     let init = Channel::of(init);
     let fault = match prepare(plan) {
         Ok(program) => match init.send(&AgentReport::Ready, &[]) {
-            Ok(()) => program.execute(),
+            Ok(()) => program.execute_when_told(&init),
             Err(error) => StepFault::at(Step::Protocol, "the agent's stage")(error),
         },
         Err(fault) => fault,
@@ -63,35 +58,14 @@ fn prepare(plan: OwnedFd) -> Result<Program, StepFault> {
     let filter = filter::program(ids.is_root())
         .ok_or_else(|| StepFault::new(Step::Seccomp, "no filter for this architecture", 0))?;
     writ_sys::install_filter(&filter).map_err(StepFault::at(Step::Seccomp, "the filter"))?;
-    take_foreground(plan.terminal)?;
     Ok(program)
 }
 
 pub(crate) fn lead_group(terminal: Terminal) -> Result<(), StepFault> {
     match terminal {
-        Terminal::OwnGroup { .. } => {
-            setpgid(None, None).map_err(StepFault::at(Step::Terminal, "a process group"))
-        }
+        Terminal::OwnGroup => setpgid(None, None).map_err(StepFault::at(Step::Terminal, "a process group")),
         Terminal::CallersGroup => Ok(()),
     }
-}
-
-/// The terminal belongs to whoever leads the group in the foreground; a group in the background that says so is stopped, unless it blocks
-/// the signal for that.
-pub(crate) fn take_foreground(terminal: Terminal) -> Result<(), StepFault> {
-    if terminal != (Terminal::OwnGroup { foreground: true }) {
-        return Ok(());
-    }
-    SignalQueue::of(&[libc::SIGTTOU]).map_err(StepFault::at(Step::Terminal, "SIGTTOU"))?;
-    let streams = [io::stdout().as_fd().try_clone_to_owned(), io::stdin().as_fd().try_clone_to_owned()];
-    let mut last = rustix::io::Errno::NOTTY;
-    for stream in streams.into_iter().flatten() {
-        match tcsetpgrp(stream, getpid()) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(StepFault::at(Step::Terminal, "the foreground")(last))
 }
 
 /// What is executed, as the kernel takes it.
@@ -112,11 +86,24 @@ impl Program {
         })
     }
 
-    pub(crate) fn execute(self) -> StepFault {
+    /// Becomes the program at the word of whoever is at the other end. It returns only when that failed.
+    pub(crate) fn execute_when_told(self, channel: &Channel) -> StepFault {
+        match channel.receive() {
+            Ok(Some((go, _))) => self.execute(go),
+            Ok(None) => StepFault::new(Step::Protocol, "nobody is there any more", 0),
+            Err(error) => StepFault::at(Step::Protocol, "the word to go")(error),
+        }
+    }
+
+    fn execute(self, go: Go) -> StepFault {
         let named = OsStr::from_bytes(self.path.as_bytes()).display().to_string();
-        let ready = writ_sys::close_on_exec_from(3).and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
+        // A key that was pressed meanwhile is not for us: it would stop or end this stage, and the launch with it.
+        let ready = writ_sys::close_on_exec_from(3)
+            .and_then(|()| writ_sys::jobs::drop_keys_until_exec())
+            .and_then(|()| take_foreground(go))
+            .and_then(|()| writ_sys::reset_signals(&CHANGED_SIGNALS));
         if let Err(error) = ready {
-            return StepFault::at(Step::Protocol, "the agent's stage")(error);
+            return StepFault::at(Step::Terminal, "the program's signals and terminal")(error);
         }
         let mut error = writ_sys::execute(&self.path, &self.arguments, &self.environment);
         if error.raw_os_error() == Some(libc::ENOEXEC) {
@@ -126,6 +113,14 @@ impl Program {
         }
         StepFault::at(Step::Execute, named)(error)
     }
+}
+
+/// As late as can be: from here on the launcher has none of the keys that are dropped.
+fn take_foreground(Go { foreground }: Go) -> io::Result<()> {
+    if !foreground {
+        return Ok(());
+    }
+    writ_sys::set_foreground_group(&io::stdout(), getpid().as_raw_nonzero().get())
 }
 
 fn string(bytes: &[u8]) -> Result<CString, StepFault> {

@@ -3,7 +3,7 @@
 //! ```text
 //!   H ── Order ──► S          doors, start, dial            channel.rs: one datagram a message, descriptors with it
 //!     ◄─ Reply ──
-//!   H ── InitOrder ─► I       signal, resume
+//!   H ── InitOrder ─► I       go, signal, stop, resume
 //!     ◄─ Report ───
 //!                 I ◄─ AgentReport ── A    ends with the exec
 //! ```

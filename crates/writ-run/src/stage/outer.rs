@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{DumpableBehavior, geteuid, set_dumpable_behavior, setpgid},
+    process::{DumpableBehavior, geteuid, set_dumpable_behavior, setsid},
     thread::UnshareFlags,
 };
 use writ_core::Door;
@@ -23,7 +23,10 @@ use super::{
     leave_streams, network, null, processes, unseal,
     user::Ids,
 };
-use crate::{Captured, NetworkPlan, RawPath, Step, StepFault, View, view::delivered};
+use crate::{
+    Captured, NetworkPlan, RawPath, Step, StepFault, View,
+    view::{Built, delivered},
+};
 
 /// Serves H until the run is over. `None` is a failure, which H has been told.
 pub(super) fn run(descriptors: Vec<OwnedFd>) -> Option<()> {
@@ -89,7 +92,7 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
             "nothing limits how many processes the agent may have: use Linux 6.14, or another user".into(),
         );
     }
-    let delivered = unseal::<View>(view)?.build()?;
+    let Built { delivered, remains } = unseal::<View>(view)?.build()?;
     capabilities::hand_on_administration().map_err(StepFault::at(Step::Capabilities, "for init"))?;
 
     let cgroup = group.as_ref().map(|group| RawPath(group.path.clone()));
@@ -99,11 +102,13 @@ fn start(launcher: &Channel, descriptors: Vec<OwnedFd>) -> Result<(), StepFault>
     let init = spawn(Stage::Init.command(passed), Step::Init)?;
 
     // What was the caller's is init's and the agent's now: their terminal, their signals, their pipes.
-    let _ = setpgid(None, None);
+    // A session of our own: in the caller's we would count as a shell that could continue a stopped group of the agent's.
+    let _ = setsid();
     leave_streams(&null);
     capabilities::drop_all().map_err(StepFault::at(Step::Capabilities, "after init"))?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    launcher.send(&Reply::Running { notes, cgroup }, &[init.as_fd()]).map_err(lost)?;
+    let passed: Vec<_> = [init.as_fd()].into_iter().chain(remains.iter().map(AsFd::as_fd)).collect();
+    launcher.send(&Reply::Running { notes, cgroup }, &passed).map_err(lost)?;
     attend(launcher, &init, delivered.as_ref());
     drop(tie);
     Ok(())

@@ -9,7 +9,11 @@
 //! No one of them is everywhere, so each is set that can be. Absent: a limit at the levels below, which share the person's
 //! namespaces: there `RLIMIT_NPROC` would count the person's other programs too.
 
-use std::{fs::File, io::Write, os::fd::BorrowedFd};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::BorrowedFd,
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -31,18 +35,17 @@ pub(crate) fn limited_by_namespace() -> bool {
     version(&uname().release().to_string_lossy()).is_some_and(|version| version >= OWN_PID_MAX)
 }
 
-/// Limits the caller's PID namespace. `proc` is a `/proc` of it; the caller is its first process, with `CAP_SYS_ADMIN`.
+/// Limits the caller's PID namespace, where the kernel has that. `proc` is a `/proc` of it; the caller is its first process, with
+/// `CAP_SYS_ADMIN`.
 ///
 /// # Errors
-/// [`Step::Proc`] where the kernel can and it did not work.
-pub(crate) fn limit_namespace(proc: BorrowedFd<'_>) -> Result<(), StepFault> {
+/// Those of `openat(2)` and `write(2)`: Docker's AppArmor profile refuses it, and is no reason not to confine.
+pub(crate) fn limit_namespace(proc: BorrowedFd<'_>) -> io::Result<()> {
     if !limited_by_namespace() {
         return Ok(());
     }
-    let fault = "kernel.pid_max";
-    let file = openat(proc, "sys/kernel/pid_max", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    let mut file = File::from(file.map_err(StepFault::at(Step::Proc, fault))?);
-    file.write_all(PROCESSES_MAX.to_string().as_bytes()).map_err(StepFault::at(Step::Proc, fault))
+    let file = openat(proc, "sys/kernel/pid_max", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(file).write_all(PROCESSES_MAX.to_string().as_bytes())
 }
 
 /// Limits what the caller starts, in the user namespace that it has just entered. Uid 0 is not held by this.

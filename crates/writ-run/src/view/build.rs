@@ -22,21 +22,32 @@ use super::mounts::{self, Access};
 use super::{Content, Etc, Home, Place, Source, View, delivered, trust};
 use crate::{Delivered, RawPath, Step, StepFault};
 
+/// What must stay open for as long as the view is used.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// The place through which files are delivered, if there is one.
+    pub delivered: Option<OwnedFd>,
+    /// Of a kept layer: the lock on it, and its mount. Whoever closes the mount last waits for the disk, since the kernel then
+    /// writes out the whole file system that the layer is on.
+    pub remains: Vec<OwnedFd>,
+}
+
 impl View {
     /// Builds the view and leaves its root as the current directory. To be called in a new user and mount namespace, with
-    /// the ids mapped, by a process of one thread, which must live on for as long as the view is used: it holds the
-    /// lock on a kept layer. Returns the place through which files are delivered, if there is one.
+    /// the ids mapped, by a process of one thread.
+    ///
+    /// What it answers with must stay open for as long as the view is used.
     ///
     /// # Errors
     /// [`Step::Propagation`], [`Step::Tree`], [`Step::Home`], [`Step::WorkTree`] and [`Step::Etc`], with the path.
-    pub fn build(&self) -> Result<Option<OwnedFd>, StepFault> {
+    pub fn build(&self) -> Result<Built, StepFault> {
         let before = umask(Mode::empty());
         let built = self.build_places();
         umask(before);
         built
     }
 
-    fn build_places(&self) -> Result<Option<OwnedFd>, StepFault> {
+    fn build_places(&self) -> Result<Built, StepFault> {
         let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let host = root.map_err(StepFault::at(Step::Propagation, "/"))?;
         // A mount that the host makes later must not appear inside.
@@ -48,8 +59,7 @@ impl View {
         for place in &self.places {
             builder.place(place)?;
         }
-        let delivered = builder.delivered.take();
-        builder.close().map(|()| delivered)
+        builder.close()
     }
 }
 
@@ -64,7 +74,7 @@ struct Builder {
     home: Option<PathBuf>,
     /// Java's certificates take a while to write, and most machines have them under two names.
     key_stores: Vec<(Source, Vec<u8>)>,
-    delivered: Option<OwnedFd>,
+    built: Built,
 }
 
 impl Builder {
@@ -74,7 +84,7 @@ impl Builder {
         mounts::make_directory(store.as_fd(), &c(EMPTY), 0o555).map_err(fault())?;
         layer::write(store.as_fd(), &c(NOTHING), b"", 0o444).map_err(fault())?;
         let (foreign, key_stores) = (Vec::new(), Vec::new());
-        Ok(Self { host, base, store, stored: 0, foreign, home: None, key_stores, delivered: None })
+        Ok(Self { host, base, store, stored: 0, foreign, home: None, key_stores, built: Built::default() })
     }
 
     fn place(&mut self, place: &Place) -> Result<(), StepFault> {
@@ -190,7 +200,11 @@ impl Builder {
         };
         // A file system that cannot carry an overlay is no reason to fail; memory can.
         let mounted = match kept.map(|layer| kept_layered(&lower, layer, home)).transpose()?.flatten() {
-            Some(mounted) => mounted,
+            Some((mounted, lock)) => {
+                let kept = mounted.try_clone().map_err(StepFault::at(Step::Home, "the layer"))?;
+                self.built.remains.extend([lock, kept]);
+                mounted
+            }
             None => {
                 let layer = layer::within(target.as_fd()).map_err(fault())?;
                 layer::fill(&layer, lower.as_fd(), home)?;
@@ -241,7 +255,7 @@ impl Builder {
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         mounts::put(copy.as_fd(), memory.as_fd())?;
         self.foreign.push(at.to_owned());
-        self.delivered = Some(memory);
+        self.built.delivered = Some(memory);
         Ok(())
     }
 
@@ -286,25 +300,22 @@ impl Builder {
         Ok(content)
     }
 
-    fn close(self) -> Result<(), StepFault> {
+    fn close(self) -> Result<Built, StepFault> {
         let fault = || StepFault::at::<Errno>(Step::Tree, STORE);
         // What is mounted from here stays, without a name.
         unlinkat(&self.store, EMPTY, AtFlags::REMOVEDIR).map_err(fault())?;
         unlinkat(&self.store, NOTHING, AtFlags::empty()).map_err(fault())?;
         unlinkat(&self.base, STORE, AtFlags::REMOVEDIR).map_err(fault())?;
-        fchdir(&self.base).map_err(fault())
+        fchdir(&self.base).map_err(fault())?;
+        Ok(self.built)
     }
 }
 
-/// An overlay of `lower` with a kept layer; `None` where it cannot carry one.
-fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<OwnedFd>, StepFault> {
+/// An overlay of `lower` with a kept layer, and the lock on that; `None` where it cannot carry one.
+fn kept_layered(lower: &OwnedFd, layer: Layer, home: &Home) -> Result<Option<(OwnedFd, OwnedFd)>, StepFault> {
     layer::fill(&layer, lower.as_fd(), home)?;
     let mounted = mounts::overlay(lower.as_fd(), layer.upper.as_fd(), layer.work.as_fd()).ok();
-    if mounted.is_some() {
-        // The stage's descriptor is the lock, to the end of the run.
-        std::mem::forget(layer.lock);
-    }
-    Ok(mounted)
+    Ok(mounted.zip(layer.lock.map(OwnedFd::from)))
 }
 
 /// An overlay of `lower` with a layer in memory, or what is the same to programs where something is mounted in `lower`.

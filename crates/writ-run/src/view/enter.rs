@@ -13,14 +13,15 @@ use super::mounts::{self, Access};
 use crate::stage::processes::limit_namespace;
 use crate::{Step, StepFault};
 
-/// Enters the view that lies in the current directory. Afterwards nothing of the host can be reached by any path.
+/// Enters the view that lies in the current directory. Afterwards nothing of the host can be reached by any path. Returns what did not
+/// work and is no fault, for the person.
 ///
 /// To be called by PID 1 of the new PID namespace, with `CAP_SYS_ADMIN` in the new user namespace.
 ///
 /// # Errors
 /// [`Step::Proc`] and [`Step::Pivot`].
-pub fn enter() -> Result<(), StepFault> {
-    proc()?;
+pub fn enter() -> Result<Vec<String>, StepFault> {
+    let notes = proc()?;
     let fault = |what: &'static str| StepFault::at::<Errno>(Step::Pivot, what);
     pivot_root(".", ".").map_err(fault("pivot_root"))?;
     // The old root lies over the new one now.
@@ -30,10 +31,10 @@ pub fn enter() -> Result<(), StepFault> {
         let place = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         mounts::read_only(place.map_err(fault(path))?.as_fd()).map_err(StepFault::at(Step::Pivot, path))?;
     }
-    Ok(())
+    Ok(notes)
 }
 
-fn proc() -> Result<(), StepFault> {
+fn proc() -> Result<Vec<String>, StepFault> {
     let fault = |what: &'static str| StepFault::at::<Errno>(Step::Proc, what);
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).map_err(fault("proc"))?;
     fsconfig_create(&context).map_err(fault("proc"))?;
@@ -45,7 +46,7 @@ fn proc() -> Result<(), StepFault> {
     let here = here.map_err(fault("."))?;
     let target = mounts::open_beneath(here.as_fd(), "proc".as_ref(), mounts::LOOK).map_err(fault("/proc"))?;
     mounts::put(proc.as_fd(), target.as_fd()).map_err(fault("/proc"))?;
-    limit_namespace(proc.as_fd())?;
+    let limited = limit_namespace(proc.as_fd());
     if geteuid().is_root() {
         for name in OWNED_BY_ROOT {
             match mounts::open_beneath(proc.as_fd(), name.as_ref(), mounts::LOOK) {
@@ -59,7 +60,10 @@ fn proc() -> Result<(), StepFault> {
             }
         }
     }
-    Ok(())
+    // Others are held by their own limit as well.
+    let unheld = limited.err().filter(|_| geteuid().is_root());
+    let note = |error| format!("the number of processes inside could not be limited: {error}");
+    Ok(unheld.map(note).into_iter().collect())
 }
 
 /// What root may write by being the owner, such as `core_pattern`, without any capability. For others the system's own modes are enough,

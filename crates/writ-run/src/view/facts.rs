@@ -95,18 +95,53 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-impl Facts {
-    /// Looks at this machine, for `wishes`.
+/// The part of [`Facts`] for which nobody has to be asked, and most of the work: it is looked at while the namespaces are made.
+#[derive(Clone, Debug)]
+pub struct Host(Facts);
+
+impl Host {
+    /// Looks at this machine and this account.
     ///
     /// # Errors
-    /// [`Step::Home`] where there is no home directory, [`Step::WorkTree`] where the start directory is gone.
-    pub fn gather(wishes: &Wishes) -> Result<Self, StepFault> {
+    /// [`Step::Home`] where there is no home directory.
+    pub fn look() -> Result<Self, StepFault> {
         let named = env::home_dir().filter(|home| home.is_absolute());
         let named = named.ok_or_else(|| StepFault::new(Step::Home, "no home directory", 0))?;
         let home = canonical(Step::Home, &named)?;
-        let directory = canonical(Step::WorkTree, &wishes.directory)?;
         let uid = rustix::process::geteuid().as_raw();
-        let work = worktree::find(&directory, &home);
+        let (root_only, unsearched) =
+            if uid == 0 { root_only(&ROOT_PLACES, ROOT_ENTRIES_MAX) } else { Default::default() };
+        Ok(Self(Facts {
+            uid,
+            home_link: Some(named).filter(|named| *named != home),
+            machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            system: system(),
+            bundles: stores(
+                BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into)),
+            ),
+            key_stores: stores(key_stores().into_iter()),
+            hash_directories: hash_directories(),
+            nsswitch: fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default(),
+            ssh: ssh_includes(),
+            credentials: known_credentials(&home),
+            root_only,
+            unsearched,
+            mounts: mounts_below(&[&home, Path::new("/etc")]),
+            terminal: terminal(),
+            home,
+            ..Facts::default()
+        }))
+    }
+}
+
+impl Facts {
+    /// Looks at what `wishes` name, on top of `host`.
+    ///
+    /// # Errors
+    /// [`Step::WorkTree`] where the start directory is gone.
+    pub fn gather(Host(host): Host, wishes: &Wishes) -> Result<Self, StepFault> {
+        let directory = canonical(Step::WorkTree, &wishes.directory)?;
+        let work = worktree::find(&directory, &host.home);
         let (caches, caches_absent) =
             wishes.caches.iter().map(|cache| &cache.0).partition::<Vec<_>, _>(|cache| cache.is_dir());
         let own: Vec<PathBuf> = work.root.iter().chain(&work.common).cloned().collect();
@@ -116,47 +151,26 @@ impl Facts {
         let places = [own, caches.clone()].concat();
         let ways = wishes.hidden.iter().filter_map(|path| way(path));
         let (hidden, hidden_links): (Vec<_>, Vec<_>) = ways.map(|way| (way.end, way.links)).unzip();
-        let hidden_links = hidden_links.concat();
         let readable: Vec<PathBuf> = wishes.readable.iter().filter_map(|path| lead(path, &places)).collect();
-        let system = system();
-        let trees = system.iter().filter(|entry| entry.link.is_none()).map(|entry| &entry.path);
+        let trees = host.system.iter().filter(|entry| entry.link.is_none()).map(|entry| &entry.path);
         let shown: Vec<PathBuf> = trees.chain(&readable).cloned().collect();
         let prefixes: Vec<&str> =
             wishes.replacements.iter().flat_map(|one| &one.key_prefixes).map(String::as_str).collect();
-        let (root_only, unsearched) =
-            if uid == 0 { root_only(&ROOT_PLACES, ROOT_ENTRIES_MAX) } else { Default::default() };
         let layers = wishes.layers.as_ref().map(|layers| layers_usable(layers));
+        let layer_of = work.root.as_deref().unwrap_or(&host.home);
         Ok(Self {
-            uid,
-            home_link: Some(named).filter(|named| *named != home),
-            machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            system,
-            bundles: stores(
-                BUNDLES.iter().map(PathBuf::from).chain(env::var_os("NIX_SSL_CERT_FILE").map(Into::into)),
-            ),
-            key_stores: stores(key_stores().into_iter()),
-            hash_directories: hash_directories(),
-            nsswitch: fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default(),
-            ssh: ssh_includes(),
-            credentials: known_credentials(&home),
             found: scan::look(&places, &shown, &prefixes),
-            root_only,
-            unsearched,
             caches,
             caches_absent: caches_absent.into_iter().cloned().collect(),
             readable,
             hidden,
-            hidden_links,
+            hidden_links: hidden_links.concat(),
             read_only: all_canonical(wishes.read_only.iter().map(|path| &path.0)),
-            mounts: mounts_below(&[&home, Path::new("/etc")]),
-            terminal: terminal(),
-            layer_in_use: layers
-                .as_ref()
-                .is_some_and(|layers| in_use(layers, work.root.as_deref().unwrap_or(&home))),
+            layer_in_use: layers.as_ref().is_some_and(|layers| in_use(layers, layer_of)),
             layers,
-            home,
             directory,
             work,
+            ..host
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::{RawPath, Seeding, Step, StepFault};
 pub(super) struct Layer {
     pub upper: OwnedFd,
     pub work: OwnedFd,
-    /// Held while it is open: by the stage, to the end of the run.
+    /// Held while it is open: to the end of the run, and until what was written is on the disk.
     pub lock: Option<File>,
     /// What holds the two, of a kept layer; the agent cannot reach it.
     pub directory: Option<OwnedFd>,

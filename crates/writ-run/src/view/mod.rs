@@ -1,9 +1,9 @@
 //! What the agent sees of the file system: an allow-list, built by descriptors.
 //!
 //! ```text
-//!   H  Facts::gather ─┐
-//!                     ├─► plan() ─► View ─► S  View::build ─► I  enter()
-//!   H  Wishes ────────┘   pure                the new root        /proc, pivot_root, read-only
+//!   H  Host::look ─► Facts::gather ─┐
+//!                                   ├─► plan() ─► View ─► S  View::build ─► I  enter()
+//!   H  Wishes ──────────────────────┘   pure                the new root        /proc, pivot_root, read-only
 //! ```
 //!
 //! An agent can leave any link, socket or name in the places it may write, so nothing is ever mounted by path: sources and targets are
@@ -37,8 +37,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, Delivered, RawPath, Seeding};
 
+pub use build::Built;
 pub use enter::enter;
-pub use facts::Facts;
+pub use facts::{Facts, Host};
 pub use planning::{PlanFault, Planned, plan};
 
 /// The whole view, planned. Only this module knows what is in it.

@@ -25,12 +25,14 @@ pub(super) fn bundle(host: &[u8], extra: &[u8]) -> Vec<u8> {
 /// The certificates of `pem` as a JKS key store. What is no certificate is passed over.
 pub(super) fn key_store(pem: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(pem);
-    let certificates: Vec<Vec<u8>> = text
-        .split(BEGIN)
-        .skip(1)
-        .filter_map(|rest| rest.split_once(END))
-        .filter_map(|(body, _)| STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).ok())
-        .collect();
+    let mut one_line = Vec::new();
+    let mut decode = |body: &str| {
+        one_line.clear();
+        body.lines().for_each(|line| one_line.extend_from_slice(line.trim_ascii().as_bytes()));
+        STANDARD.decode(&one_line).ok()
+    };
+    let bodies = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
+    let certificates: Vec<Vec<u8>> = bodies.filter_map(|(body, _)| decode(body)).collect();
     let mut out = vec![0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2];
     out.extend(length(certificates.len()));
     for (index, certificate) in certificates.iter().enumerate() {

@@ -221,7 +221,7 @@ fn stops() {
 
 /// To the whole group if it leads one, and to the program in any case.
 fn relayed() {
-    for terminal in [Terminal::OwnGroup { foreground: false }, Terminal::CallersGroup] {
+    for terminal in [Terminal::OwnGroup, Terminal::CallersGroup] {
         let mut plan = process("/bin/sleep", &["600"]);
         plan.terminal = terminal;
         let mut running = Lab::new().start(plan).unwrap();

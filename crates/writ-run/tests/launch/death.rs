@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
     ("a_launch_that_is_given_up_leaves_nothing", given_up),
 ];
 
-const OWN: Terminal = Terminal::OwnGroup { foreground: false };
+const OWN: Terminal = Terminal::OwnGroup;
 const LONG: Duration = Duration::from_secs(20);
 /// A program, and a daemon in a session of its own that it left behind.
 const FAMILY: &str = "setsid sleep 600 & echo ready; exec sleep 600";

@@ -63,7 +63,12 @@ impl Lab {
     }
 
     pub fn start(self, process: ProcessPlan) -> Result<Running, StepFault> {
-        self.prepared.start(&Plan { view: view(), process })
+        self.start_in(process, false)
+    }
+
+    /// With the terminal, if `foreground`.
+    pub fn start_in(self, process: ProcessPlan, foreground: bool) -> Result<Running, StepFault> {
+        self.prepared.start(&Plan { view: view(), process }, &|| foreground)
     }
 }
 
@@ -71,7 +76,7 @@ impl Lab {
 pub fn view() -> View {
     let directory = std::env::current_dir().unwrap();
     let wishes = Wishes { directory: directory.into(), ..Wishes::default() };
-    let facts = writ_run::view::Facts::gather(&wishes).unwrap();
+    let facts = writ_run::view::Facts::gather(writ_run::view::Host::look().unwrap(), &wishes).unwrap();
     writ_run::view::plan(&facts, &wishes).unwrap().view
 }
 
@@ -88,7 +93,7 @@ pub fn process(path: &str, arguments: &[&str]) -> ProcessPlan {
         arguments: [path].iter().chain(arguments).map(|argument| Bytes::from(*argument)).collect(),
         environment: vec![("PATH".into(), "/usr/bin:/bin:/usr/sbin:/sbin".into())],
         directory: "/".into(),
-        terminal: Terminal::OwnGroup { foreground: false },
+        terminal: Terminal::OwnGroup,
     }
 }
 

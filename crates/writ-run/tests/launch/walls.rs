@@ -37,6 +37,7 @@ pub const CASES: &[Case] = &[
     ("an_agent_freezes_only_itself", freeze),
     ("groups_below_its_own_are_removed", groups_below),
     ("processes_are_limited", processes_limited),
+    ("queues_are_shared_with_nobody_outside", queues),
 ];
 
 fn capabilities() {
@@ -175,12 +176,14 @@ fn sandboxes_nest() {
 fn foreground() {
     let (_person, terminal) = controlling_terminal();
     let mut output = capture();
-    let groups = "use POSIX; open my $t, '<', '/dev/tty' or die $!; print tcgetpgrp(fileno $t) == getpgrp() && getpgrp() == $$ ? 'front' : 'behind'";
+    // The terminal is standard output; what is said goes to where input comes from.
+    rustix::stdio::dup2_stdin(std::io::stdout()).unwrap();
+    rustix::stdio::dup2_stdout(&terminal).unwrap();
+    let groups = "use POSIX; open my $t, '<', '/dev/tty' or die $!; open my $out, '>&=', 0 or die $!;
+        print $out tcgetpgrp(fileno $t) == getpgrp() && getpgrp() == $$ ? 'front' : 'behind'";
     for (foreground, expected) in [(false, "behind"), (true, "behindfront")] {
-        let mut plan = process(PERL, &["-e", groups]);
-        plan.terminal = Terminal::OwnGroup { foreground };
-        rustix::stdio::dup2_stdin(&terminal).unwrap();
-        assert!(end(Lab::new().start(plan).unwrap()).success());
+        let running = Lab::new().start_in(process(PERL, &["-e", groups]), foreground);
+        assert!(end(running.unwrap()).success());
         assert_eq!(output.text(), expected);
     }
 }
@@ -250,8 +253,10 @@ const FREEZE: &str =
 
 /// Nested sandboxes make some; and an agent that wants to leave something.
 fn groups_below() {
-    const NEST: &str = "exec unshare -UrmC sh -c 'mount -t cgroup2 none /dev/shm && mkdir -p /dev/shm/a/b/c'";
-    let running = Lab::new().program("/bin/sh", &["-c", NEST]);
+    // Nobody else's, should it be made where it must not.
+    let own = format!("/dev/shm/below-{}", std::process::id());
+    let nest = format!("mount -t cgroup2 none /dev/shm && mkdir {own} {own}/b {own}/b/c");
+    let running = Lab::new().program("/usr/bin/unshare", &["-UrmC", "sh", "-c", &nest]);
     let group = group_of(&running);
     assert_eq!(end(running).success(), may_make_groups(), "it could make them");
     assert!(group.is_none_or(|group| !group.exists()));
@@ -287,6 +292,19 @@ fn processes_limited() {
         assert!(end(Lab::new().program("/bin/sh", &["-c", raise])).success());
         assert_eq!(output.text().trim(), most, "the agent cannot raise it");
     }
+}
+
+/// What programs share without files (`sysvipc(7)`).
+fn queues() {
+    const LIST: &str = "/proc/sysvipc/msg";
+    let made = Command::new("ipcmk").arg("-Q").output().unwrap();
+    let number = String::from_utf8(made.stdout).unwrap().split_whitespace().last().unwrap().to_owned();
+    let outside = std::fs::read_to_string(LIST).unwrap();
+    let mut output = capture();
+    assert!(end(Lab::new().program("/bin/cat", &[LIST])).success());
+    assert!(Command::new("ipcrm").args(["-q", &number]).status().unwrap().success());
+    let has = |text: &str| text.lines().any(|line| line.split_whitespace().nth(1) == Some(number.as_str()));
+    assert!(has(&outside) && !has(&output.text()), "{number}: {}", output.text());
 }
 
 fn frozen_by(program: &str, script: &str) -> bool {

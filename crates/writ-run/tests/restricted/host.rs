@@ -144,7 +144,8 @@ impl Host {
     pub fn start(&self, program: &str, arguments: &[&str]) -> Result<(Child, Supervisor), StepFault> {
         let private = self.path(&format!("private/{}", number()));
         fs::create_dir(&private).unwrap();
-        restricted::start(&self.process(program, arguments), &self.plan(&private, &Wishes::default()))
+        let plan = self.plan(&private, &Wishes::default());
+        restricted::start(&self.process(program, arguments), &plan, &|| false)
     }
 
     pub fn confined(&self, program: &str, arguments: &[&str]) -> ExitStatus {

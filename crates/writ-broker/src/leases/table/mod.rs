@@ -242,15 +242,6 @@ impl Table {
         }
     }
 
-    /// Whether the lease is alive in this process, so that it may be renewed.
-    pub fn is_alive(&self, lease: &LeaseId) -> bool {
-        let rows = self.lock();
-        rows.cells
-            .find(lease)
-            .and_then(|at| rows.cells.get(at))
-            .is_some_and(|cell| cell.stage == Stage::Alive)
-    }
-
     /// When a lease ends that is alive now.
     pub fn expires_at(&self, lease: &LeaseId, clock: &dyn Clock) -> Option<Timestamp> {
         let rows = self.lock();
@@ -284,7 +275,9 @@ impl Table {
         let mut due = Vec::new();
         while let Some((_, lease)) = rows.renewals.first().copied().filter(|(at, _)| *at <= now) {
             rows.renewals.pop_first();
-            due.push(lease);
+            if rows.is_alive(&lease) {
+                due.push(lease);
+            }
         }
         due
     }
@@ -292,8 +285,7 @@ impl Table {
     /// Puts a renewal on the list, if the lease is alive.
     pub fn renew_at(&self, lease: LeaseId, at: Duration) {
         let mut rows = self.lock();
-        let cell = rows.cells.find(&lease).and_then(|handle| rows.cells.get(handle));
-        if cell.is_some_and(|cell| cell.stage == Stage::Alive) {
+        if rows.is_alive(&lease) {
             rows.renewals.insert((at, lease));
         }
         drop(rows);
@@ -312,6 +304,11 @@ impl Table {
 }
 
 impl Rows {
+    fn is_alive(&self, lease: &LeaseId) -> bool {
+        let cell = self.cells.find(lease).and_then(|handle| self.cells.get(handle));
+        cell.is_some_and(|cell| cell.stage == Stage::Alive)
+    }
+
     fn select(&self, which: Which<'_>) -> Vec<Handle> {
         match which {
             Which::Lease(lease) => self.cells.find(&lease).into_iter().collect(),
@@ -395,11 +392,9 @@ impl Rows {
     }
 
     fn forget(&mut self, handle: Handle) {
+        self.end(handle, LeaseEnd::Revoked);
         let Some(cell) = self.cells.remove(handle) else { return };
         self.ending.remove(&cell.lease);
-        if cell.stage == Stage::Alive {
-            self.alive -= 1;
-        }
         if let Some(next) = self.cells.get_mut(cell.next) {
             next.previous = cell.previous;
         }

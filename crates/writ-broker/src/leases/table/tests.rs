@@ -1,6 +1,6 @@
-use std::sync::Mutex;
+//! The table against clocks that step, quotas, and leases that end in every order.
 
-use writ_core::Timestamp;
+use std::sync::Mutex;
 
 use super::*;
 
@@ -177,6 +177,7 @@ fn a_renewed_lease_goes_by_its_new_end() {
     assert_eq!(table.take_renewals(&clock), [lease(1)]);
     assert_eq!(table.take_renewals(&clock), []);
     assert!(table.renew(&lease(1), Deadline::new(&clock, Timestamp::from_millis(9000)), &clock));
+    assert_eq!(table.expires_at(&lease(1), &clock), Some(Timestamp::from_millis(9000)));
     clock.set(8999, 8999);
     assert_eq!(table.expire(&clock, 9), []);
     clock.set(9000, 9000);
@@ -186,7 +187,7 @@ fn a_renewed_lease_goes_by_its_new_end() {
         "it is over"
     );
     table.forget([lease(1)]);
-    assert!(!table.is_alive(&lease(1)));
+    assert_eq!(table.expires_at(&lease(1), &clock), None);
 }
 
 #[test]

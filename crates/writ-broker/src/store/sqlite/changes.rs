@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{
     Change, CredentialVersion, LeaseRecord, OriginalRecord, PendingValue, SessionRecord, StoreFault,
-    StoredValue,
+    StoredValue, names,
 };
 
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreFault> {
@@ -45,6 +45,13 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Stor
         Change::PutPending(row) => put_pending(connection, row),
         Change::DropPending(name) => {
             run(connection, "DELETE FROM pending_values WHERE name = ?1", [name.as_str()]).map(drop)
+        }
+        Change::AddMeta { key, value } => {
+            let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO NOTHING";
+            match run(connection, sql, params![key, value])? {
+                0 => Err(StoreFault::Conflict(format!("value {key}"))),
+                _ => Ok(()),
+            }
         }
         Change::PutMeta { key, value } => {
             let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
@@ -104,7 +111,7 @@ fn open_session(connection: &Connection, row: &SessionRecord) -> Result<(), Stor
                 row.program,
                 row.directory,
                 row.pid,
-                rows::level_name(row.level),
+                names::level(row.level),
                 row.prompt_sha256,
                 row.resumed_from.as_ref().map(SessionId::as_bytes),
                 row.opened_at.millis(),
@@ -223,7 +230,7 @@ fn end_lease(
 ) -> Result<(), StoreFault> {
     let sql = "UPDATE leases SET state = 'ended', revoked = ?2, ended_at = ?3
          WHERE id = ?1 AND state = 'revoking'";
-    if run(connection, sql, params![lease.as_bytes(), rows::revoked_name(revoked), at.millis()])? > 0 {
+    if run(connection, sql, params![lease.as_bytes(), names::revoked(revoked), at.millis()])? > 0 {
         return Ok(());
     }
     match lease_state(connection, lease)? {

@@ -3,13 +3,13 @@
 use std::str::FromStr;
 
 use rusqlite::{Connection, Params, Row, types::FromSql};
-use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
-use writ_core::{BootId, CredentialName, LeaseId, LeaseState, Level, Revoked, SessionId, Timestamp};
+use serde::de::DeserializeOwned;
+use writ_core::{BootId, CredentialName, LeaseId, LeaseState, SessionId, Timestamp};
 
 use super::fault::plain;
 use crate::store::{
     Claim, CredentialVersion, LeaseFilter, LeaseRecord, OriginalRecord, Orphaned, PendingValue,
-    RETRY_AHEAD_MAX, SessionRecord, StoreFault, StoredValue, Stuck,
+    RETRY_AHEAD_MAX, SessionRecord, StoreFault, StoredValue, Stuck, names::named,
 };
 
 /// How many sessions, and how many ended leases, one answer holds.
@@ -205,27 +205,6 @@ pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>
 
 pub(super) fn lease_state(text: &str) -> Result<LeaseState, StoreFault> {
     named(text)
-}
-
-pub(super) const fn level_name(level: Level) -> &'static str {
-    match level {
-        Level::Advisory => "advisory",
-        Level::Restricted => "restricted",
-        Level::Confined => "confined",
-    }
-}
-
-pub(super) const fn revoked_name(revoked: Revoked) -> &'static str {
-    match revoked {
-        Revoked::Gone => "gone",
-        Revoked::UseBlocked => "use-blocked",
-    }
-}
-
-/// A value by its serialized name, which is what the column holds.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreFault> {
-    let name: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
-    T::deserialize(name).map_err(|error| StoreFault::Damaged(error.to_string()))
 }
 
 fn decode_credential(row: &Row<'_>) -> Result<CredentialVersion, StoreFault> {

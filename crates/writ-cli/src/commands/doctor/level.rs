@@ -85,7 +85,7 @@ pub fn confined(paths: &Paths) -> Result<(), StepFault> {
         read_only: Vec::new(),
         layers: None,
     };
-    let facts = view::Facts::gather(&wishes)?;
+    let facts = view::Facts::gather(view::Host::look()?, &wishes)?;
     let planned =
         view::plan(&facts, &wishes).map_err(|fault| StepFault::new(Step::Tree, fault.to_string(), 0))?;
     writ_run::probe(planned.view)

@@ -43,6 +43,9 @@ struct State {
     leases: Vec<LeaseId>,
 }
 
+/// Stands for a secret that the program holds.
+pub const HELD: &str = "held by the program";
+
 impl Broker {
     pub fn new(clock: Arc<Standing>) -> Arc<Self> {
         Arc::new(Self {
@@ -150,9 +153,11 @@ impl Brokerage for Broker {
             if let Some(refusal) = &state.refusal {
                 return Err(refusal.clone());
             }
-            let lease = self.number(count);
             let name = ask.target.to_string();
             let (host, secret) = state.credentials[&name].clone();
+            // What the program holds has one lease, and its secret does not come this way.
+            let held = secret == HELD;
+            let lease = self.number(if held { 0 } else { count });
             let issued_at = self.clock.now();
             let place = Place::Lease { session: ask.session, lease };
             state.leases.push(lease);
@@ -166,7 +171,7 @@ impl Brokerage for Broker {
                 },
                 issued_at,
                 expires_at: issued_at.saturating_add(state.ttl.unwrap_or("15m".parse().unwrap())),
-                sealed: (!secret.is_empty()).then(|| {
+                sealed: (!secret.is_empty() && !held).then(|| {
                     let secret = Secret::new(secret.into_bytes());
                     seal(&secret, state.recipient.as_ref().unwrap(), &place).unwrap()
                 }),

@@ -28,7 +28,7 @@ use writ_core::{
 use writ_proxy::{Names, Proxy, ProxyConfig, Roots, SystemNames};
 
 pub use broker::Broker;
-pub use broker::PATIENCE;
+pub use broker::{HELD, PATIENCE};
 pub use client::{Raw, Sender, basic, connect_request, get, post, text, trusting};
 pub use space::{Inside, OWN, Space, isolated, parrot, query};
 pub use upstream::{Reply, Upstream, echo, full, reply, shared};
