@@ -3,7 +3,7 @@
 mod rotate;
 mod rotate_fault;
 
-pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, go_on, release, rotate};
+pub(crate) use rotate::{Account, Rotated, Rotations, end_stale, go_on, release, rotate, rotate_due};
 pub(crate) use rotate_fault::RotateFault;
 
 use std::collections::{BTreeMap, HashSet};

@@ -68,7 +68,7 @@ pub(crate) async fn rotate(
     open: &Unlocked,
     name: &CredentialName,
 ) -> Result<Rotated, RotateFault> {
-    work(broker, open, name, false).await
+    work(broker, open, name, Only::Asked).await
 }
 
 /// Goes on with a change that was left, if there is one.
@@ -80,20 +80,49 @@ pub(crate) async fn go_on(
     open: &Unlocked,
     name: &CredentialName,
 ) -> Result<Rotated, RotateFault> {
-    work(broker, open, name, true).await
+    work(broker, open, name, Only::Left).await
+}
+
+/// Changes the password if `version` is still the newest: its time is up.
+///
+/// # Errors
+/// [`RotateFault`]. It is tried again.
+pub(crate) async fn rotate_due(
+    broker: &Broker,
+    open: &Unlocked,
+    name: &CredentialName,
+    version: u32,
+) -> Result<Rotated, RotateFault> {
+    work(broker, open, name, Only::Version(version)).await
+}
+
+/// What must still be so when nobody else works on the credential.
+#[derive(Clone, Copy)]
+enum Only {
+    Asked,
+    Left,
+    Version(u32),
 }
 
 async fn work(
     broker: &Broker,
     open: &Unlocked,
     name: &CredentialName,
-    only_left: bool,
+    only: Only,
 ) -> Result<Rotated, RotateFault> {
     let rules = broker.rules.in_force().map_err(RotateFault::Refused)?;
     let account = Account::of(broker, &rules, name)?;
     let _one = broker.operations.rotations.begin(name)?;
     let work = Work { broker, open, name, account };
-    if only_left && work.left().await?.is_none() {
+    let wanted = match only {
+        Only::Asked => true,
+        Only::Left => work.left().await?.is_some(),
+        Only::Version(version) => {
+            let newest = broker.store.credential(name.clone(), None).await?;
+            newest.map_or(0, |newest| newest.version) == version
+        }
+    };
+    if !wanted {
         return Ok(Rotated::Nothing);
     }
     let entry = records::rotation(broker, open, name).await.map_err(RotateFault::Refused)?;

@@ -18,7 +18,9 @@ use super::{FINDINGS_MAX, survey, survey::Found};
 use crate::{
     broker::Broker,
     door::Unlocked,
-    fault, leases, records,
+    fault,
+    leases::{self, Which},
+    records,
     store::{Change, LeaseRecord, SessionRecord},
 };
 
@@ -134,12 +136,9 @@ async fn adopted(broker: &Broker, uid: u32, some: &[&Found]) -> Result<Vec<Begun
 async fn end(broker: &Broker, open: &Unlocked, uid: u32, found: &Found) -> Result<Begun, Refusal> {
     let finding = found.finding.lease;
     let entry = records::repair(broker, open, uid, &found.finding).await?;
-    let ended = match broker.store.lease(finding).await {
-        // Another daemon on the same store may own it.
-        Ok(Some(lease)) => leases::end_known(broker, &lease, LeaseEnd::Lost).await,
-        Ok(None) => Ok(()),
-        Err(fault) => Err(fault),
-    };
+    // Whoever owns it: what another daemon on the same store holds is ended there.
+    leases::cancel(broker, LeaseEnd::Lost, Which::Lease(finding));
+    let ended = leases::finish(broker, LeaseEnd::Lost, &[finding], Vec::new()).await;
     fault_point!("reconcile.lost");
     entry.close(&match &ended {
         Ok(()) => Outcome { reason: Some("begun"), ..Outcome::ok() },

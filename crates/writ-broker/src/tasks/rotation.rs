@@ -73,17 +73,13 @@ pub(crate) async fn pass(broker: &Broker, plans: &mut Plans) -> Result<Duration,
     credentials::end_stale(broker).await?;
     let left: Vec<CredentialName> =
         broker.store.pending().await?.into_iter().map(|pending| pending.name).collect();
-    let mut wanted = plans.due(broker).await?;
-    wanted.extend(left.iter().cloned());
-    wanted.sort();
-    wanted.dedup();
+    let mut wanted: HashMap<CredentialName, Option<u32>> =
+        plans.due(broker).await?.into_iter().map(|(name, version)| (name, Some(version))).collect();
+    wanted.extend(left.into_iter().map(|name| (name, None)));
     let now = broker.clock.boottime();
-    plans.retries.retain(|name, _| wanted.contains(name));
-    wanted.retain(|name| plans.retries.get(name).is_none_or(|retry| retry.due <= now));
-    let work = wanted.into_iter().map(|name| {
-        let only_left = left.contains(&name);
-        one(broker, open, name, only_left)
-    });
+    plans.retries.retain(|name, _| wanted.contains_key(name));
+    wanted.retain(|name, _| plans.retries.get(name).is_none_or(|retry| retry.due <= now));
+    let work = wanted.into_iter().map(|(name, due)| one(broker, open, name, due));
     let done = stream::iter(work.collect::<Vec<_>>());
     for (name, done) in done.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
         if done {
@@ -101,12 +97,11 @@ async fn one(
     broker: &Broker,
     open: &Unlocked,
     name: CredentialName,
-    only_left: bool,
+    due: Option<u32>,
 ) -> (CredentialName, bool) {
-    let done = if only_left {
-        credentials::go_on(broker, open, &name).await
-    } else {
-        credentials::rotate(broker, open, &name).await
+    let done = match due {
+        Some(version) => credentials::rotate_due(broker, open, &name, version).await,
+        None => credentials::go_on(broker, open, &name).await,
     };
     match done {
         Ok(Rotated::Nothing) => {}
@@ -124,7 +119,7 @@ async fn one(
 
 impl Plans {
     /// The credentials whose time is up.
-    async fn due(&mut self, broker: &Broker) -> Result<Vec<CredentialName>, StoreFault> {
+    async fn due(&mut self, broker: &Broker) -> Result<Vec<(CredentialName, u32)>, StoreFault> {
         let Ok(rules) = broker.rules.in_force() else { return Ok(Vec::new()) };
         let now = broker.clock.boottime();
         let mut scheduled = HashMap::new();
@@ -142,7 +137,7 @@ impl Plans {
         }
         self.schedule = scheduled;
         let due = self.schedule.iter().filter(|(_, due)| due.at <= now);
-        Ok(due.map(|(name, _)| name.clone()).collect())
+        Ok(due.map(|(name, due)| (name.clone(), due.version)).collect())
     }
 
     fn later(&mut self, name: CredentialName, now: Duration) {

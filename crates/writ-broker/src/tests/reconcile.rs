@@ -19,6 +19,7 @@ use crate::{
     leases::{self, Which},
     reconcile,
     store::{LeaseFilter, LeaseRecord},
+    tasks,
 };
 
 /// Of the operator in these tests.
@@ -150,9 +151,12 @@ async fn an_account_that_came_back_after_its_lease_ended_is_adopted_under_anothe
     assert_eq!(scene.findings().await, []);
     assert_eq!(scene.lease(granted.lease).await.unwrap().end, Some(LeaseEnd::Superseded), "an end is kept");
     scene.upstream.stubborn.store(false, Ordering::SeqCst);
-    scene.home.clock.pass(std::time::Duration::from_secs(600));
-    scene.life.broker.leases.ending.notify_one();
-    until(async || !scene.upstream.has(granted.lease)).await;
+    until(async || {
+        scene.home.clock.pass(std::time::Duration::from_secs(60));
+        tasks::revocation::pass(&scene.life.broker).await.unwrap();
+        !scene.upstream.has(granted.lease)
+    })
+    .await;
     assert_eq!(scene.records().await.len(), 2);
 }
 

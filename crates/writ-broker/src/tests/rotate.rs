@@ -252,7 +252,10 @@ async fn a_schedule_is_kept_by_the_clock_that_does_not_step() {
         rotation::pass(&scene.life.broker, &mut plans).await.unwrap();
         scene.stored("c").await.0
     };
-    assert_eq!(pass().await, 1, "a role without a password gets one at once");
+    // A role without a password gets one at once, from this pass or from the task's own.
+    while pass().await == 0 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(pass().await, 1);
     scene.home.clock.pass(Duration::from_secs(3599));
     assert_eq!(pass().await, 1);

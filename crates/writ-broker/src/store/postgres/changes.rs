@@ -99,8 +99,7 @@ const END_LEASE: &str = "WITH changed AS (
     SELECT (SELECT count(*) FROM changed), (SELECT state FROM writ.leases WHERE id = $1)";
 const PUT_PENDING: &str = "WITH changed AS (
         INSERT INTO writ.pending_values (name, version, sealed, set_at) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (name) DO UPDATE SET version = excluded.version, sealed = excluded.sealed, set_at = excluded.set_at
-        RETURNING 1)
+        ON CONFLICT DO NOTHING RETURNING 1)
     SELECT (SELECT count(*) FROM changed), NULL::text";
 const DROP_PENDING: &str = "WITH changed AS (DELETE FROM writ.pending_values WHERE name = $1 RETURNING 1)
     SELECT (SELECT count(*) FROM changed), NULL::text";
@@ -231,7 +230,7 @@ fn named(change: &Change) -> String {
     match change {
         Change::PutCredential(row) => format!("credential {}, version {}", row.name, row.version),
         Change::RemoveCredential(name) | Change::DropPending(name) => format!("credential {name}"),
-        Change::PutPending(row) => format!("credential {}", row.name),
+        Change::PutPending(row) => format!("pending value of {}", row.name),
         Change::PutOriginal(row) => format!("original of {}", row.path),
         Change::RemoveOriginal { path, .. } => format!("original of {path}"),
         Change::OpenSession(row) => format!("session {}", row.session),
