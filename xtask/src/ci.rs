@@ -21,6 +21,8 @@ const STEPS: &[Step] = &[
     ("clippy", |root| cargo(root, "clippy", CLIPPY)),
     ("clients", clients::task),
     ("test", |root| cargo(root, "test", &["test", "--locked", "--workspace", "--no-fail-fast"])),
+    // Another build of the program, which can be made to die at named places.
+    ("crash", |root| cargo(root, "crash", CRASH)),
     ("demo", demo),
 ];
 /// Crates, licenses and sources (`deny.toml`): the one step that depends on the machine, since cargo-deny takes minutes to
@@ -29,6 +31,18 @@ const DENY: Step =
     ("deny", |root| cargo(root, "deny", &["deny", "--locked", "check", "bans", "licenses", "sources"]));
 
 const CLIPPY: &[&str] = &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+const CRASH: &[&str] = &[
+    "test",
+    "--locked",
+    "-p",
+    "writ-cli",
+    "--features",
+    "fault-points",
+    "--test",
+    "crash",
+    "--",
+    "--nocapture",
+];
 const LOGS: &str = "target/ci";
 
 /// Runs every step, and fails with the names of those that failed.

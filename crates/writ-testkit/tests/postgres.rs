@@ -1,5 +1,4 @@
 //! The server that tests stand on is real: TLS, passwords, a crash and a freeze.
-#![expect(clippy::unwrap_used, reason = "tests: a failure here is a failed test")]
 
 use writ_testkit::{
     Ca,

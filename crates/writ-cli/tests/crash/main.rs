@@ -18,13 +18,16 @@
 
 mod world;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use world::{Trial, World};
 use writ_core::fault_points::FAULT_POINTS;
 
 /// Trials, where the environment does not say.
 const TRIALS: u64 = 50;
+/// When a trial is given up that does not come to rest; with orphans none does, and what is waited for is that they are still there.
+const SETTLES: Duration = Duration::from_secs(60);
+const NEVER_SETTLES: Duration = Duration::from_secs(5);
 /// Points that one trial visits, about: seeds choose among so many.
 const SPAN: u64 = 40;
 
@@ -72,7 +75,7 @@ fn kills() -> impl Iterator<Item = Kill> {
 
 #[test]
 fn whatever_dies_whenever_no_login_is_orphaned_and_no_lease_lost() {
-    let mut world = World::open("kills");
+    let mut world = World::open("kills", SETTLES);
     let (mut died, mut at): (u64, BTreeMap<String, u64>) = (0, BTreeMap::new());
     for (number, kill) in (0..trials()).zip(kills()) {
         let trial = world.trial(&kill.variables());
@@ -92,7 +95,7 @@ fn whatever_dies_whenever_no_login_is_orphaned_and_no_lease_lost() {
 
 #[test]
 fn with_effect_before_intent_the_same_trials_find_orphans() {
-    let mut world = World::open("reversed");
+    let mut world = World::open("reversed", NEVER_SETTLES);
     let mut orphans = 0;
     for nth in 1..=3 {
         let mut variables = Kill::At("issue.minted", nth).variables();

@@ -6,7 +6,7 @@ use serde_json::Value;
 use writ_testkit::{Home, Spawned, Who, postgres::Postgres, until};
 
 const WRIT: &str = env!("CARGO_BIN_EXE_writ-faults");
-/// When a trial is given up.
+/// When a command is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const RUNS: usize = 3;
 /// Says that it is there, and goes when its standard input does.
@@ -17,6 +17,8 @@ pub struct World {
     home: Home,
     reader: String,
     mark: PathBuf,
+    /// When a trial is given up that does not come to rest.
+    patience: Duration,
 }
 
 /// What became of one.
@@ -40,7 +42,7 @@ impl fmt::Display for Trial {
 }
 
 impl World {
-    pub fn open(name: &str) -> Self {
+    pub fn open(name: &str, patience: Duration) -> Self {
         let (server, _) = Postgres::shared().unwrap();
         let database = server.database().unwrap();
         let (admin, reader) = (format!("admin_{database}"), format!("read_{database}"));
@@ -58,7 +60,7 @@ impl World {
         let set = set.unwrap();
         assert_eq!(set.code, Some(0), "{name}: {}", set.told());
         let mark = home.writ_home().join("died");
-        Self { server, home, reader, mark }
+        Self { server, home, reader, mark, patience }
     }
 
     /// One trial, from a daemon that is not there to one that has stopped.
@@ -115,7 +117,7 @@ impl World {
     /// Waits until nothing is on its way any more, and compares.
     fn settle(&self) -> Result<usize, String> {
         let mut last = String::from("no answer");
-        let agreed = until(PATIENCE, || {
+        let agreed = until(self.patience, || {
             let Some(rows) = self.rows() else { return false };
             let quiet = rows.iter().all(|row| row["state"] == "active");
             let leases: BTreeSet<String> = rows.iter().map(lease).collect();

@@ -13,6 +13,7 @@
 //! or changes a credential sees every lease there is: those that are alive are ended, those in flight are canceled and end as
 //! soon as they would land.
 
+mod asks;
 mod cells;
 mod holders;
 #[cfg(test)]
@@ -26,16 +27,14 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, Principal, SessionId, TargetName, Timestamp};
+use writ_core::{Clock, CredentialName, LeaseEnd, LeaseId, SessionId, TargetName, Timestamp};
 
+pub use self::asks::{Barred, Booking, Which};
 use self::{
     cells::{Cell, Cells, Handle, NONE, Stage},
     holders::{Groups, Holders, Names},
 };
-use crate::{
-    config::{IssueRate, Quota},
-    deadline::Deadline,
-};
+use crate::deadline::Deadline;
 
 /// Leases of one session, alive or in flight. A session has one per target and one more while it renews.
 pub const SESSION_MAX: usize = 256;
@@ -76,42 +75,6 @@ struct Rows {
     renewals: BTreeSet<(Duration, LeaseId)>,
     /// How far the wall clock was ahead of the other when the queue was last made, in milliseconds.
     ahead: Option<i64>,
-}
-
-/// What a lease is entered with, before anything is known of it elsewhere.
-#[derive(Clone, Copy, Debug)]
-pub struct Booking<'a> {
-    pub lease: LeaseId,
-    pub principal: &'a Principal,
-    pub target: &'a TargetName,
-    pub credential: Option<&'a CredentialName>,
-    /// The program will hold the credential itself.
-    pub revealed: bool,
-    pub quota: Quota,
-}
-
-/// Which leases.
-#[derive(Clone, Copy, Debug)]
-pub enum Which<'a> {
-    Lease(LeaseId),
-    Session(SessionId),
-    Credential(&'a CredentialName),
-    /// Of these only what is in flight.
-    Flying(&'a CredentialName),
-    All,
-}
-
-/// Why a lease may not even be begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Barred {
-    /// Too many at once, in this session or in all.
-    Crowded,
-    /// The role has as many as it may.
-    Quota { leases_max: u32 },
-    /// The role took as many as it may in that time.
-    Rate { rate: IssueRate, wait: Duration },
-    /// A lease of this session on this target was revoked.
-    Revoked,
 }
 
 impl Table {

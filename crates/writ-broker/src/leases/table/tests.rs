@@ -2,7 +2,10 @@
 
 use std::sync::Mutex;
 
+use writ_core::Principal;
+
 use super::*;
+use crate::config::{IssueRate, Quota};
 
 /// Wall clock and time since boot, in milliseconds.
 struct Set(Mutex<(i64, u64)>);
