@@ -1,6 +1,8 @@
 //! The reference page of the secrets engines and sources, made from the registries so that it cannot be behind.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::Value;
 
 use crate::{engines, sources};
 
@@ -12,7 +14,7 @@ pub fn page() -> String {
     );
     for engine in engines() {
         // Writing to a string cannot fail.
-        let _ = writeln!(page, "| `{}` | `{}` |", engine.name(), engine.example());
+        let _ = writeln!(page, "| `{}` | `{}` |", engine.name(), table(&engine.example()));
     }
     page.push_str("\nA `source` reads a value from where it is kept already, at each acquisition.\n\n| scheme | example |\n|---|---|\n");
     for source in sources() {
@@ -20,6 +22,13 @@ pub fn page() -> String {
     }
     page.push_str(POSTGRES);
     page
+}
+
+/// A table as it is written in `writ.toml`, by key: text, numbers and lists of them look the same in JSON.
+fn table(example: &Value) -> String {
+    let keys: BTreeMap<_, _> = example.as_object().into_iter().flatten().collect();
+    let written: Vec<String> = keys.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("{{ {} }}", written.join(", "))
 }
 
 /// What an operator prepares for the engine `postgres`, and what each of its keys means.

@@ -7,7 +7,9 @@ use writ_testkit::{
 
 #[test]
 fn a_server_of_ones_own() {
-    let server = Postgres::start(&Ca::mint().unwrap(), PostgresConfig::default()).unwrap();
+    let server =
+        Postgres::start(&Ca::mint().unwrap(), PostgresConfig { durable: true, ..PostgresConfig::default() })
+            .unwrap();
     let database = server.database().unwrap();
     server.run(&database, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)").unwrap();
     let tls = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";

@@ -344,7 +344,7 @@ mod tests {
             PGDATABASE=or/ders
             PGSSLMODE=verify-full
             PGSSLROOTCERT=/run/writ/db-ca.pem
-            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGAPPNAME=writ:00000000-0000-7101-8101-010101010101
             PGPASSWORD=p:w\/ d%
             DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:5432/or%2Fders?sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
             --- db-ca.pem
@@ -362,7 +362,7 @@ mod tests {
             PGDATABASE=or/ders
             PGSSLMODE=verify-full
             PGSSLROOTCERT=/run/writ/db-ca.pem
-            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGAPPNAME=writ:00000000-0000-7101-8101-010101010101
             PGPASSWORD=p:w\/ d%
             DATABASE_URL=postgres://writ_u:p%3Aw%5C%2F%20d%25@db.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Frun%2Fwrit%2Fdb-ca.pem
             --- db-ca.pem
@@ -384,7 +384,7 @@ mod tests {
             PGDATABASE=or/ders
             PGSSLMODE=verify-full
             PGSSLROOTCERT=/etc/ca.crt
-            PGAPPNAME=writ 00000000-0000-7101-8101-010101010101
+            PGAPPNAME=writ:00000000-0000-7101-8101-010101010101
             PGPASSFILE=/run/writ/pgpass
             DATABASE_URL=postgres://writ_u@wide.example:40001/or%2Fders?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Fetc%2Fca.crt
             --- pgpass
@@ -412,7 +412,7 @@ mod tests {
             dbname=or/ders
             sslmode=verify-full
             sslrootcert=/run/writ/db-ca.pem
-            application_name=writ 00000000-0000-7101-8101-010101010101
+            application_name=writ:00000000-0000-7101-8101-010101010101
             password=p:w\/ d%
         "#]],
         );
@@ -434,7 +434,7 @@ mod tests {
             dbname=or/ders
             sslmode=verify-full
             sslrootcert=/run/writ/db-ca.pem
-            application_name=writ 00000000-0000-7101-8101-010101010101
+            application_name=writ:00000000-0000-7101-8101-010101010101
             password=p:w\/ d%
             [wide]
             host=wide.example
@@ -444,7 +444,7 @@ mod tests {
             dbname=or/ders
             sslmode=verify-full
             sslrootcert=/etc/ca.crt
-            application_name=writ 00000000-0000-7101-8101-010101010101
+            application_name=writ:00000000-0000-7101-8101-010101010101
             password=p:w\/ d%
         "#]],
         );

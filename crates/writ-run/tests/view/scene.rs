@@ -170,7 +170,8 @@ pub fn inside(wishes: impl FnOnce(&Path) -> Wishes) -> Option<()> {
     let message = serde_json::to_vec(&planned.view).unwrap();
     let view: writ_run::View = serde_json::from_slice(&message).unwrap();
     let begin = std::time::Instant::now();
-    view.build().unwrap_or_else(|fault| panic!("{fault}"));
+    // The lock on a kept layer, for as long as the view is used.
+    let _built = view.build().unwrap_or_else(|fault| panic!("{fault}"));
     view::enter().unwrap_or_else(|fault| panic!("{fault}"));
     println!("built in {:?}, a plan of {} bytes", begin.elapsed(), message.len());
     let mut command = Command::new("/bin/sh");
