@@ -19,6 +19,8 @@ pub struct World {
     mark: PathBuf,
     /// When a trial is given up that does not come to rest.
     patience: Duration,
+    /// Whether a trial has the server surveyed, which would repair what reversed order breaks.
+    pub reconciles: bool,
 }
 
 /// What became of one.
@@ -60,7 +62,7 @@ impl World {
         let set = set.unwrap();
         assert_eq!(set.code, Some(0), "{name}: {}", set.told());
         let mark = home.writ_home().join("died");
-        Self { server, home, reader, mark, patience }
+        Self { server, home, reader, mark, patience, reconciles: true }
     }
 
     /// One trial, from a daemon that is not there to one that has stopped.
@@ -87,8 +89,8 @@ impl World {
         Trial { died_at, settled, left: self.logins() }
     }
 
-    /// Three runs; a lease of the first is revoked, the second ends, the launcher of the third is killed if there are more. What fails
-    /// because the daemon died under it has failed. Those that go on.
+    /// Three runs; a lease is revoked, one renewed, the administrator's password changed, the server surveyed; one run ends, the launcher of
+    /// another is killed. What fails because the daemon died under it has failed. Those that go on.
     fn act(&self) -> Vec<Spawned> {
         let started: Vec<Spawned> =
             (0..RUNS).map(|_| self.home.spawn_open(&["--no-confine", "--quiet"], PROGRAM).unwrap()).collect();
@@ -98,8 +100,15 @@ impl World {
                 runs.push(run);
             }
         }
-        if let Some(lease) = self.leases().and_then(|leases| leases.into_iter().next()) {
-            let _ = self.home.writ(&["lease", "revoke", &lease], b"");
+        let leases: Vec<String> = self.leases().into_iter().flatten().collect();
+        let asks = [
+            leases.first().map(|lease| vec!["lease", "revoke", lease]),
+            leases.last().map(|lease| vec!["lease", "renew", lease]),
+            Some(vec!["credential", "rotate", "admin"]),
+            self.reconciles.then(|| vec!["lease", "reconcile", "--yes"]),
+        ];
+        for ask in asks.iter().flatten() {
+            let _ = self.home.writ(ask, b"");
         }
         if runs.len() > 1 {
             let mut run = runs.remove(0);
@@ -161,11 +170,12 @@ impl World {
         )
     }
 
-    /// Removes what is left, for the next trial.
-    pub fn clear(&self) {
-        for name in self.server.run("postgres", &self.sql("")).unwrap().lines() {
-            self.server.run("postgres", &format!("DROP OWNED BY {name}; DROP ROLE {name}")).unwrap();
-        }
+    /// Has writ find what is left, and revoke it. Whether nothing remained.
+    pub fn reconcile(&mut self) -> bool {
+        self.home.set_variables(&[]);
+        let ran = self.home.writ(&["lease", "reconcile", "--yes"], b"").unwrap();
+        assert_eq!(ran.code, Some(0), "{}", ran.told());
+        until(PATIENCE, || self.logins().is_empty())
     }
 
     /// The end of the daemon's log.
