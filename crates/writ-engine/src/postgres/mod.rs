@@ -25,6 +25,7 @@ mod receipt;
 mod revoke;
 mod rotation;
 mod session;
+mod silence;
 mod static_role;
 mod survey;
 mod verifier;

@@ -1,38 +1,28 @@
 //! Removing logins, until there is nothing left of them, and seeing that it is so.
 //!
 //! ```text
-//!   no login, committed ─► sessions ended, until none is left ─► prepared transactions undone ─► DROP OWNED where anything is
-//!   owned ─► DROP ROLE ─► looked again: no role, no session
+//!   silenced: no login, no session ([`silence`]) ─► prepared transactions undone ─► DROP OWNED where anything is owned
+//!   ─► DROP ROLE ─► looked again: no role, no session
 //! ```
 //!
 //! `DROP ROLE` alone would leave open sessions with what they became by `SET ROLE`, for as long as they like. Every step may be
 //! repeated, after a crash at any of them, and for a login that was never made. What an agent did *as its template role* after
 //! `SET ROLE` (tables it made, transactions it prepared) is the template's, and stays.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::sync::oneshot;
 use tokio_postgres::Client;
 use writ_core::Secret;
 
 use super::{
     batch::{Batch, Fault, Rows, answer, rows, together},
     config::Owned,
-    mint::locks,
     quote::{ident, literal},
     receipt::RoleName,
     session::{Live, Session, Trouble, elsewhere},
+    silence::{self, membership},
 };
-
-/// How long sessions may take to end after they were told to: a backend looks for it every time it does anything.
-const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first pause between two looks; it doubles up to [`PAUSE_MAX`].
-const PAUSE: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// One entry of the queue.
 pub(super) struct Death {
@@ -77,9 +67,7 @@ pub(super) async fn run(session: &mut Session, mut deaths: Vec<Death>, owned: &O
 }
 
 async fn remove(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -> Result<(), Trouble> {
-    let live = session.live().await?;
-    doomed.keep(together(&live.client, &Bar { doomed, live }, doomed.left()).await)?;
-    end_sessions(&live.client, doomed).await?;
+    silence::silence(session.live().await?, doomed).await?;
     undo_prepared(session, doomed).await?;
     drop_owned(session, doomed, owned).await?;
     let live = session.live().await?;
@@ -89,22 +77,22 @@ async fn remove(session: &mut Session, doomed: &mut Doomed, owned: &Owned) -> Re
 }
 
 /// A login on its way out.
-struct One {
-    role: RoleName,
-    oid: Option<u32>,
+pub(super) struct One {
+    pub(super) role: RoleName,
+    pub(super) oid: Option<u32>,
     /// It was there when its login was taken.
-    exists: bool,
-    trouble: Option<Trouble>,
+    pub(super) exists: bool,
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl One {
-    fn ident(&self) -> String {
+    pub(super) fn ident(&self) -> String {
         ident(self.role.as_str())
     }
 }
 
 /// All of a batch, known by their index; who is in trouble is left out of the next step.
-struct Doomed(Vec<One>);
+pub(super) struct Doomed(pub(super) Vec<One>);
 
 impl Doomed {
     fn of(deaths: &[Death]) -> Self {
@@ -113,41 +101,47 @@ impl Doomed {
         Self(deaths.iter().map(one).collect())
     }
 
-    fn entries(&self, wanted: impl Fn(&One) -> bool) -> Vec<usize> {
+    pub(super) fn entries(&self, wanted: impl Fn(&One) -> bool) -> Vec<usize> {
         let all = self.0.iter().enumerate();
         all.filter(|(_, one)| one.trouble.is_none() && wanted(one)).map(|(entry, _)| entry).collect()
     }
 
-    fn left(&self) -> Vec<usize> {
+    pub(super) fn left(&self) -> Vec<usize> {
         self.entries(|_| true)
     }
 
-    fn existing(&self) -> Vec<usize> {
+    /// Those whose sessions can be told, in trouble or not.
+    pub(super) fn with_number(&self) -> Vec<usize> {
+        let all = self.0.iter().enumerate();
+        all.filter(|(_, one)| one.oid.is_some()).map(|(entry, _)| entry).collect()
+    }
+
+    pub(super) fn existing(&self) -> Vec<usize> {
         self.entries(|one| one.exists)
     }
 
-    fn names(&self, entries: &[usize]) -> String {
+    pub(super) fn names(&self, entries: &[usize]) -> String {
         let ones = entries.iter().filter_map(|entry| self.0.get(*entry));
         ones.map(|one| literal(one.role.as_str())).collect::<Vec<_>>().join(",")
     }
 
-    fn oids(&self, entries: &[usize]) -> String {
+    pub(super) fn oids(&self, entries: &[usize]) -> String {
         let ones = entries.iter().filter_map(|entry| self.0.get(*entry)?.oid);
         ones.map(|oid| oid.to_string()).collect::<Vec<_>>().join(",")
     }
 
-    fn blame(&mut self, entry: usize, trouble: Trouble) {
+    pub(super) fn blame(&mut self, entry: usize, trouble: Trouble) {
         if let Some(one) = self.0.get_mut(entry) {
             one.trouble.get_or_insert(trouble);
         }
     }
 
-    fn by_name(&self, name: &str) -> Option<usize> {
+    pub(super) fn by_name(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|one| one.role.as_str() == name)
     }
 
     /// Takes the outcomes of a step: a role's number where it said one, and who failed.
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         done: Result<Vec<(usize, super::batch::Outcome)>, super::batch::Lost>,
     ) -> Result<(), Trouble> {
@@ -166,107 +160,16 @@ impl Doomed {
     }
 }
 
-/// The first step: nobody logs in any more, and the administrator may act for the role.
-struct Bar<'a> {
-    doomed: &'a Doomed,
-    live: &'a Live,
-}
-
-impl Batch for Bar<'_> {
-    /// The locks first: what is being made meanwhile is there, or will never be, when they are ours.
-    fn prelude(&self, entries: &[usize]) -> String {
-        let roles = entries.iter().filter_map(|entry| self.doomed.0.get(*entry)).map(|one| &one.role);
-        let names = self.doomed.names(entries);
-        format!("{}; SELECT rolname, oid FROM pg_roles WHERE rolname IN ({names})", locks(roles))
-    }
-
-    fn statement(&self, entry: usize, found: &Rows) -> Result<Option<String>, Trouble> {
-        let Some(one) = self.doomed.0.get(entry) else { return Ok(None) };
-        let oid = found.iter().find_map(|row| match row.as_slice() {
-            [Some(name), Some(oid)] if name == one.role.as_str() => Some(oid),
-            _ => None,
-        });
-        let Some(oid) = oid else { return Ok(None) };
-        let role = one.ident();
-        Ok(Some(format!(
-            "ALTER ROLE {role} NOLOGIN PASSWORD NULL VALID UNTIL 'epoch'{}; SELECT {}",
-            membership(self.live, &role),
-            literal(oid)
-        )))
-    }
-}
-
 /// The same statement for each.
-struct Each<'a> {
-    doomed: &'a Doomed,
-    statement: &'a (dyn Fn(&One) -> String + Sync),
+pub(super) struct Each<'a> {
+    pub(super) doomed: &'a Doomed,
+    pub(super) statement: &'a (dyn Fn(&One) -> String + Sync),
 }
 
 impl Batch for Each<'_> {
     fn statement(&self, entry: usize, _: &Rows) -> Result<Option<String>, Trouble> {
         Ok(self.doomed.0.get(entry).map(self.statement))
     }
-}
-
-/// Ends every session of theirs, by the role's number: its name is that of nobody after `DROP ROLE`, and another's after
-/// `SET ROLE`. A number that another role bears by now is left alone.
-async fn end_sessions(client: &Client, doomed: &mut Doomed) -> Result<(), Trouble> {
-    let until = Instant::now() + SESSIONS_TIMEOUT;
-    let mut pause = PAUSE;
-    loop {
-        let entries = doomed.entries(|one| one.oid.is_some());
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let found = match terminate(client, doomed, &entries).await {
-            Ok(found) => found,
-            Err(Fault::Lost(trouble)) => return Err(trouble),
-            Err(Fault::Said(_)) => one_by_one(client, doomed, &entries).await?,
-        };
-        if found.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > until {
-            let oids: Vec<u32> = found.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
-            for entry in doomed.entries(|one| one.oid.is_some_and(|oid| oids.contains(&oid))) {
-                let detail = "a session of it was told to end and does not".to_owned();
-                doomed.blame(entry, Trouble::Refused(detail));
-            }
-            return Ok(());
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
-}
-
-/// Tells the sessions of these to end; each that was still there, by its role's number.
-async fn terminate(client: &Client, doomed: &Doomed, entries: &[usize]) -> Result<Rows, Fault> {
-    let (names, oids) = (doomed.names(entries), doomed.oids(entries));
-    let sql = format!(
-        "SELECT a.usesysid, pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid IN ({oids}) \
-         AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid AND r.rolname NOT IN ({names}))"
-    );
-    answer(client.simple_query(&sql)).await.map(rows)
-}
-
-/// One of them cannot be told to: which?
-async fn one_by_one(client: &Client, doomed: &mut Doomed, entries: &[usize]) -> Result<Rows, Trouble> {
-    let mut found = Rows::new();
-    for entry in entries {
-        match terminate(client, doomed, &[*entry]).await {
-            Ok(more) => found.extend(more),
-            Err(Fault::Lost(trouble)) => return Err(trouble),
-            Err(Fault::Said(Trouble::Refused(detail))) => {
-                let how = "GRANT pg_signal_backend to the administrator's role";
-                doomed.blame(
-                    *entry,
-                    Trouble::Refused(format!("its sessions cannot be ended: {detail}; {how}")),
-                );
-            }
-            Err(Fault::Said(trouble)) => doomed.blame(*entry, trouble),
-        }
-    }
-    Ok(found)
 }
 
 /// Undoes what they prepared and never finished: it would hold its locks, and could be committed, without them.
@@ -388,29 +291,21 @@ fn estate(live: &Live, one: &One) -> String {
     format!("{made}{}", membership(live, &role))
 }
 
-/// Gives what `one` owns to `heir`. Functions that ran as their owner run as their caller from then on.
+/// Gives what `one` owns to `heir`, whose code it is from then on: it runs as the heir, who may no more than the login did, and not
+/// as whoever happens to call it or to fire a trigger, which may be a superuser.
 fn hand_over(one: &One, heir: &str) -> String {
     let (role, name) = (one.ident(), literal(one.role.as_str()));
     format!(
         "DO $$ DECLARE f text; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_roles r \
-         ON r.oid = p.proowner WHERE p.prosecdef AND r.rolname = {name} \
-         LOOP EXECUTE 'ALTER ROUTINE ' || f || ' SECURITY INVOKER'; END LOOP; END $$; \
+         ON r.oid = p.proowner WHERE p.prokind IN ('f', 'p') AND NOT p.prosecdef AND r.rolname = {name} \
+         LOOP EXECUTE 'ALTER ROUTINE ' || f || ' SECURITY DEFINER'; END LOOP; END $$; \
          REASSIGN OWNED BY {role} TO {heir}; DROP OWNED BY {role}"
     )
 }
 
-/// Lets the administrator act for `role`, which a superuser may anyway.
-fn membership(live: &Live, role: &str) -> String {
-    match (live.superuser, live.options) {
-        (true, _) => String::new(),
-        (false, false) => format!("; GRANT {role} TO CURRENT_USER"),
-        (false, true) => format!("; GRANT {role} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE"),
-    }
-}
-
 /// Looks again: a login that was being checked while it was barred has shown itself by now.
 async fn verify(client: &Client, doomed: &mut Doomed) -> Result<(), Trouble> {
-    end_sessions(client, doomed).await?;
+    silence::end_sessions(client, doomed).await?;
     let left = doomed.left();
     if left.is_empty() {
         return Ok(());
@@ -426,7 +321,7 @@ async fn verify(client: &Client, doomed: &mut Doomed) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn said<T>(answered: Result<T, Fault>) -> Result<T, Trouble> {
+pub(super) fn said<T>(answered: Result<T, Fault>) -> Result<T, Trouble> {
     answered.map_err(|fault| match fault {
         Fault::Lost(trouble) | Fault::Said(trouble) => trouble,
     })

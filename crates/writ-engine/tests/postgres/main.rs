@@ -14,6 +14,7 @@ mod bench;
 mod faults;
 mod many;
 mod names;
+mod resistance;
 mod revocation;
 mod rights;
 mod rotation;

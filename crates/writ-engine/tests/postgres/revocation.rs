@@ -113,7 +113,7 @@ async fn what_it_left_behind_gains_no_rights_by_its_heir() {
         let (issued, accomplice) = (bench.issue().await, bench.issue().await);
         let agent = bench.session(&issued).await;
         let trap = format!(
-            "CREATE FUNCTION who() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'; \
+            "CREATE FUNCTION who() RETURNS text LANGUAGE sql AS 'SELECT current_user::text'; \
              CREATE FUNCTION cards() RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER \
              AS 'BEGIN RETURN QUERY SELECT card FROM payments; END'; \
              CREATE VIEW seen AS SELECT card FROM payments; GRANT SELECT ON seen TO PUBLIC; \
@@ -123,12 +123,14 @@ async fn what_it_left_behind_gains_no_rights_by_its_heir() {
         assert_eq!(bench.revoke(&issued.receipt).await.unwrap(), Revoked::Gone);
         let other = bench.session(&accomplice).await;
         let runs_as: String = other.query_one("SELECT who()", &[]).await.unwrap().get(0);
-        assert_eq!(runs_as, accomplice.login.user, "it runs as its caller");
+        let estate = format!("writ_estate_{}", &issued.login.user[5..13]);
+        let heir = if reassign { template } else { &estate };
+        assert_eq!(runs_as, *heir, "it runs as its heir, whoever calls it");
+        assert_eq!(bench.admin("SELECT who()"), *heir);
         for sql in ["SELECT * FROM cards()", "SELECT * FROM seen", "SELECT * FROM bait"] {
             assert_eq!(crate::bench::refused(&other, sql).await, "42501", "{sql}");
         }
         if !reassign {
-            let estate = format!("writ_estate_{}", &issued.login.user[5..13]);
             let rights = "SELECT rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication \
                           OR rolbypassrls OR EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid)";
             assert_eq!(bench.admin(&format!("{rights} FROM pg_roles r WHERE rolname = '{estate}'")), "f");
