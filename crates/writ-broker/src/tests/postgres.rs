@@ -280,6 +280,30 @@ async fn a_rotation_that_is_cut_off_anywhere_leaves_a_password_that_opens_the_ac
     }
 }
 
+/// Nor can whoever holds it keep it by never committing a change of their own.
+#[tokio::test]
+async fn a_session_that_holds_its_own_password_s_row_is_ended_before_the_rotation() {
+    let scene = scene("held").await;
+    super::harness::until(async || {
+        rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+        scene.life.broker.store.credential("report".parse().unwrap(), None).await.unwrap().is_some()
+    })
+    .await;
+    let (first, database, server) =
+        (scene.stored("report", Some(1)).await, scene.database.clone(), scene.server);
+    let agent = std::thread::spawn(move || {
+        let sql = "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'kept-by-the-agent'; SELECT pg_sleep(60); COMMIT";
+        server.psql("report_held", &first, &database, sql).unwrap()
+    });
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'report_held' AND wait_event = 'PgSleep'";
+    super::harness::until(async || scene.sql(waits) == "1").await;
+    assert_eq!(scene.rotated("report").await, 2);
+    assert!(!agent.join().unwrap().status.success());
+    assert!(scene.logs_in("report", &scene.stored("report", Some(2)).await));
+    assert!(!scene.logs_in("report", "kept-by-the-agent"));
+}
+
 /// The administrator's password is taken nowhere else: not for a survey, not for a rotation, not for a login.
 #[tokio::test]
 async fn a_changed_place_suspends_the_administrator_until_it_is_set_again() {
