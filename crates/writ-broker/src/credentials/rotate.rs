@@ -26,6 +26,7 @@ use super::RotateFault;
 use crate::{
     broker::Broker,
     config::ResolvedCredential,
+    confirm,
     door::Unlocked,
     keyring::Place,
     leases::{self, BrokerTools, Which},
@@ -266,6 +267,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn all(&self) -> Result<Rotated, RotateFault> {
+        confirm::leads(self.broker.store.as_ref(), self.account.of).await.map_err(RotateFault::Refused)?;
         if let Some(left) = self.left().await? {
             return self.go_on(left).await;
         }

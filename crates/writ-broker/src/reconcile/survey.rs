@@ -18,6 +18,7 @@ use super::FINDINGS_MAX;
 use crate::{
     broker::Broker,
     config::ResolvedCredential,
+    confirm,
     door::Unlocked,
     fault,
     leases::BrokerTools,
@@ -114,6 +115,9 @@ async fn look<'a>(
 async fn look_at<'a>(broker: &Broker, open: &Unlocked, of: &'a ResolvedCredential) -> Option<Looked<'a>> {
     let engine = broker.engines.engine(&of.engine)?;
     let tools = BrokerTools { broker, open };
+    if let Err(refusal) = confirm::leads(broker.store.as_ref(), of).await {
+        return Some(Looked { of, lane: None, accounts: Err(refusal.detail) });
+    }
     let accounts = match timeout(SURVEY_MAX, engine.survey(&of.name, &of.engine_config, &tools)).await {
         Ok(Ok(accounts)) => Ok(accounts?),
         Ok(Err(fault)) => Err(fault.to_string()),

@@ -103,7 +103,17 @@ impl Scene {
         credentials::rotate(&self.life.broker, open, &name.parse().unwrap()).await
     }
 
-    /// The same, when the task is done with it; the version that is in force then.
+    /// Whether a rotation is refused before anything is sent.
+    async fn is_suspended(&self, name: &str) -> bool {
+        loop {
+            match self.rotate(name).await {
+                Err(RotateFault::Busy(_)) => tokio::task::yield_now().await,
+                other => return matches!(other, Err(RotateFault::Refused(_))),
+            }
+        }
+    }
+
+    /// A rotation, when the task is done with it; the version that is in force then.
     async fn rotated(&self, name: &str) -> u32 {
         loop {
             match self.rotate(name).await {
@@ -268,6 +278,77 @@ async fn a_rotation_that_is_cut_off_anywhere_leaves_a_password_that_opens_the_ac
             return;
         }
     }
+}
+
+/// Nor can whoever holds it keep it by never committing a change of their own.
+#[tokio::test]
+async fn a_session_that_holds_its_own_password_s_row_is_ended_before_the_rotation() {
+    let scene = scene("held").await;
+    super::harness::until(async || {
+        rotation::pass(&scene.life.broker, &mut Plans::default()).await.unwrap();
+        scene.life.broker.store.credential("report".parse().unwrap(), None).await.unwrap().is_some()
+    })
+    .await;
+    let (first, database, server) =
+        (scene.stored("report", Some(1)).await, scene.database.clone(), scene.server);
+    let agent = std::thread::spawn(move || {
+        let sql = "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'kept-by-the-agent'; SELECT pg_sleep(60); COMMIT";
+        server.psql("report_held", &first, &database, sql).unwrap()
+    });
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'report_held' AND wait_event = 'PgSleep'";
+    super::harness::until(async || scene.sql(waits) == "1").await;
+    assert_eq!(scene.rotated("report").await, 2);
+    assert!(!agent.join().unwrap().status.success());
+    assert!(scene.logs_in("report", &scene.stored("report", Some(2)).await));
+    assert!(!scene.logs_in("report", "kept-by-the-agent"));
+}
+
+/// The administrator's password is taken nowhere else: not for a survey, not for a rotation, not for a login.
+#[tokio::test]
+async fn a_changed_place_suspends_the_administrator_until_it_is_set_again() {
+    let scene = scene("moved").await;
+    let store = &scene.life.broker.store;
+    let role = scene.make(&scene.mark(), lease_of(8));
+    assert_eq!(scene.findings(lease_of(8)).await, [FindingKind::Orphan]);
+    let before = std::fs::read_to_string(scene.home.config()).unwrap();
+    let (port, user) = (scene.server.port(), format!("user = \"admin_{}\"", scene.suffix));
+    for (line, by) in [
+        (format!("server = \"{HOST}:{port}\""), format!("server = \"elsewhere.example:{port}\"")),
+        (format!("dial = \"127.0.0.1:{port}\""), "dial = \"127.0.0.1:9\"".to_owned()),
+        (format!("database = \"{}\"", scene.database), "database = \"postgres\"".to_owned()),
+        (user, "user = \"somebody\"".to_owned()),
+    ] {
+        assert!(before.contains(&line), "{line}");
+        scene.home.write(&before.replace(&line, &by));
+        let rules = scene.life.broker.rules.newest().unwrap();
+        for name in ["orders", "report"] {
+            let of = rules.credential(&name.parse().unwrap()).unwrap();
+            let refusal = crate::confirm::leads(store.as_ref(), of).await.unwrap_err();
+            assert!(refusal.next.contains("writ credential set other"), "{by}: {refusal:?}");
+            let target = rules.target(&"t".parse().unwrap()).unwrap();
+            let refusal = crate::confirm::check(store.as_ref(), target, of).await.unwrap_err();
+            assert!(refusal.detail.contains("administrator"), "{by}: {refusal:?}");
+        }
+        let open = scene.life.broker.unlocked().unwrap();
+        let survey = reconcile::survey(&scene.life.broker, open).await.unwrap().view();
+        assert!(survey.unreachable.iter().any(|one| one.why.contains("suspended")), "{by}: {survey:?}");
+        assert!(scene.is_suspended("other").await, "{by}");
+        assert!(scene.is_suspended("report").await, "{by}");
+        // Setting another credential confirms nothing, setting the administrator's does.
+        scene.life.set("c", PASSWORD).await.unwrap();
+        assert!(scene.is_suspended("other").await, "{by}");
+    }
+    scene.life.set("other", PASSWORD).await.unwrap();
+    let rules = scene.life.broker.rules.newest().unwrap();
+    let of = rules.credential(&"orders".parse().unwrap()).unwrap();
+    crate::confirm::leads(store.as_ref(), of).await.unwrap();
+    scene.home.write(&before);
+    scene.life.broker.rules.newest().unwrap();
+    assert!(scene.is_suspended("other").await, "the first place is another now");
+    scene.life.set("other", PASSWORD).await.unwrap();
+    assert_eq!(scene.findings(lease_of(8)).await, [FindingKind::Orphan]);
+    assert!(scene.exists(&role));
 }
 
 #[tokio::test]

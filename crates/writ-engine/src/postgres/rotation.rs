@@ -7,7 +7,7 @@ use super::{
     batch::{Fault, answer},
     connect::{ConnectFault, Endpoint, connect},
     quote::{ident, literal},
-    session::{APPLICATION, Trouble},
+    session::{APPLICATION, Trouble, once},
     verifier::{CUSTOMARY, verifier},
 };
 
@@ -30,13 +30,8 @@ pub(super) async fn set(
     current: &Secret,
     next: &Secret,
 ) -> Result<(), EngineFault> {
-    let (client, link) = connect(endpoint, Some(current), APPLICATION)
-        .await
-        .map_err(|fault| judged(credential, lane, fault))?;
-    let driver = tokio::spawn(async move { drop(link.await) });
-    let done = set_password(&client, &endpoint.user, next).await;
-    drop(client);
-    driver.abort();
+    let live = once(endpoint, current).await.map_err(|trouble| troubled(credential, lane, trouble))?;
+    let done = set_password(&live.client, &endpoint.user, next).await;
     done.map_err(|detail| EngineFault::Outside { credential: credential.clone(), detail })
 }
 
@@ -54,7 +49,19 @@ pub(super) async fn test(
     }
 }
 
-pub(super) fn judged(credential: &CredentialName, lane: String, fault: ConnectFault) -> EngineFault {
+pub(super) fn troubled(credential: &CredentialName, lane: String, trouble: Trouble) -> EngineFault {
+    let credential = credential.clone();
+    match trouble {
+        Trouble::Unreachable(detail) => EngineFault::Unreachable { lane, detail },
+        Trouble::Config(detail) => EngineFault::Config { credential, detail },
+        Trouble::Refused(detail) | Trouble::Dependent(detail) => EngineFault::Outside { credential, detail },
+        Trouble::Aborted | Trouble::Password => {
+            EngineFault::Outside { credential, detail: "the server did not do it".to_owned() }
+        }
+    }
+}
+
+fn judged(credential: &CredentialName, lane: String, fault: ConnectFault) -> EngineFault {
     let detail = fault.to_string();
     match fault {
         ConnectFault::Unreachable(_) => EngineFault::Unreachable { lane, detail },

@@ -161,6 +161,14 @@ impl From<ConnectFault> for Opening {
     }
 }
 
+/// A connection of its own, under the session's limits: closed when it is dropped, also by a caller that no longer waits.
+pub(super) async fn once(endpoint: &Endpoint, password: &Secret) -> Result<Live, Trouble> {
+    open(endpoint, password).await.map_err(|opening| match opening {
+        Opening::Login(detail) => Trouble::Refused(detail),
+        Opening::Trouble(trouble) => trouble,
+    })
+}
+
 /// A connection to another database of the same server, for as long as it is held.
 pub(super) async fn elsewhere(session: &Session, database: &str) -> Result<Live, Trouble> {
     let endpoint = Endpoint { database: database.to_owned(), ..session.endpoint().clone() };

@@ -19,11 +19,11 @@ use writ_core::{
 use super::{
     batch::{Fault, answer},
     config::{Connection, identifier},
-    connect::{Endpoint, connect},
+    connect::Endpoint,
     endpoint, lane, of,
     quote::literal,
-    rotation::{judged, set_password, test},
-    session::{APPLICATION, Trouble},
+    rotation::{set_password, test, troubled},
+    session::{Live, once},
     verifier,
 };
 
@@ -109,41 +109,32 @@ impl Lent {
         let value = tools.recall(&self.connection).await?.ok_or_else(forgotten)?;
         let connection =
             Connection::deserialize(value).map_err(|fault| EngineFault::Memory(fault.to_string()))?;
-        let sql = format!(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = {}",
-            literal(&self.role)
-        );
-        as_administrator(&self.credential, &connection, &sql, tools).await
+        let live = as_administrator(&self.credential, &connection, tools).await?;
+        end_sessions(&live, &self.role).await.map_err(|fault| {
+            let (Fault::Lost(trouble) | Fault::Said(trouble)) = fault;
+            troubled(&self.credential, lane(&connection.server()), trouble)
+        })
     }
 }
 
-/// Does it over a connection of its own.
+/// A connection of its own.
 async fn as_administrator(
     credential: &CredentialName,
     connection: &Connection,
-    sql: &str,
     tools: &dyn Tools,
-) -> Result<(), EngineFault> {
+) -> Result<Live, EngineFault> {
     let password = tools.current(&connection.password).await?;
-    let lane = lane(&connection.server());
     let endpoint = endpoint(credential, connection)?;
-    let (client, link) = connect(&endpoint, Some(&password), APPLICATION)
-        .await
-        .map_err(|fault| judged(credential, lane.clone(), fault))?;
-    let driver = tokio::spawn(async move { drop(link.await) });
-    let done = answer(client.simple_query(sql)).await;
-    driver.abort();
-    match done {
-        Ok(_) => Ok(()),
-        Err(Fault::Lost(Trouble::Unreachable(detail))) => Err(EngineFault::Unreachable { lane, detail }),
-        Err(Fault::Said(Trouble::Refused(detail))) => {
-            Err(EngineFault::Outside { credential: credential.clone(), detail })
-        }
-        Err(_) => {
-            let detail = "the server did not do it".to_owned();
-            Err(EngineFault::Outside { credential: credential.clone(), detail })
-        }
-    }
+    let trouble = |trouble| troubled(credential, lane(&connection.server()), trouble);
+    once(&endpoint, &password).await.map_err(trouble)
+}
+
+async fn end_sessions(live: &Live, role: &str) -> Result<(), Fault> {
+    let sql = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = {}",
+        literal(role)
+    );
+    answer(live.client.simple_query(&sql)).await.map(drop)
 }
 
 impl Engine for StaticRole {
@@ -303,14 +294,16 @@ impl Rotation for StaticRole {
     ) -> BoxFuture<'a, Result<(), EngineFault>> {
         Box::pin(async move {
             let Config { connection, own } = Config::read(credential, config)?;
-            let password = tools.current(&connection.password).await?;
-            let endpoint = endpoint(credential, &connection)?;
-            let (client, link) = connect(&endpoint, Some(&password), APPLICATION)
-                .await
-                .map_err(|fault| judged(credential, lane(&connection.server()), fault))?;
-            let driver = tokio::spawn(async move { drop(link.await) });
-            let done = set_password(&client, &own.role, next).await;
-            driver.abort();
+            let live = as_administrator(credential, &connection, tools).await?;
+            // A session of the role that is changing its own password would keep this one waiting. An administrator who may not
+            // end it is told so by what follows, where it matters.
+            drop(end_sessions(&live, &own.role).await);
+            let mut done = set_password(&live.client, &own.role, next).await;
+            if done.is_err() {
+                // One that came in between is ended as well.
+                drop(end_sessions(&live, &own.role).await);
+                done = set_password(&live.client, &own.role, next).await;
+            }
             done.map_err(|detail| EngineFault::Outside { credential: credential.clone(), detail })
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! A member may become (`SET ROLE`) any role that it is a member of, near or far. One of those that may create roles could
 //! take back its `VALID UNTIL`, or make another login that nobody revokes; a superuser or a role that reads and writes the
-//! server's files could do anything. Checked once per connection and configuration, and again after [`VETTED_FOR`].
+//! server's files could do anything; one with `ADMIN OPTION` could hand a role to a login that stays; and one that ends or blocks
+//! others' sessions could do that to writ's own. Checked once per connection and configuration, and again after [`VETTED_FOR`].
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,10 @@ const REACHABLE: &str = "
              WHEN r.rolbypassrls THEN 'is not bound by row security'
              WHEN r.rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files')
                  THEN 'reaches beyond the database, to the server''s files or programs'
+             WHEN r.rolname IN ('pg_signal_backend', 'pg_maintain', 'pg_create_subscription')
+                 THEN 'reaches what others do: their sessions, all tables, or another server'
+             WHEN EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.admin_option)
+                 THEN 'may grant a role on, to a login that is not writ''s'
         END
     FROM pg_roles r JOIN reachable USING (oid)";
 
