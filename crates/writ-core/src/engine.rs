@@ -156,6 +156,12 @@ pub trait Engine: Send + Sync {
         self.name().to_owned()
     }
 
+    /// Whether `receipt` can be the receipt of `lease`. Receipts come from a store that others may write: where what was made
+    /// bears its lease, a receipt of another one is refused.
+    fn is_of(&self, _receipt: &Receipt, _lease: LeaseId) -> bool {
+        true
+    }
+
     /// Makes the credential that `receipt` describes, valid until [`Permit::expires_at`] at the longest.
     ///
     /// # Errors

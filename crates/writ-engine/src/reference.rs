@@ -48,7 +48,7 @@ stands in the role's comment and in its `application_name`.
 | `user` | the administrator: the role that makes the logins |
 | `password` | the name of the stored credential that is the administrator's password |
 | `member_of` | 1 to 16 template roles: what a login may do |
-| `tls` | `verify-full`, or `disable` for a server on a loopback address |
+| `tls` | `verify-full`, where passwords are given by SCRAM with channel binding and no other way, or `disable` for a server on a loopback address |
 | `tls_ca` | a file with the certificates to verify the server with; the system's where it is left out |
 | `connection_limit` | sessions that one login may have at once; 20 where it is left out |
 | `owned` | `drop`: what a login made goes with it. `reassign:ROLE`: it goes to ROLE, one of `member_of` |

@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -38,6 +39,9 @@ use crate::{
 
 /// The longest that one step upstream may take.
 const STEP_MAX: Duration = Duration::from_secs(15);
+
+/// How many stored versions below the newest are tried when neither it nor the pending value works.
+const TRIED_MAX: u32 = 32;
 
 /// What is being rotated in this process.
 #[derive(Default)]
@@ -343,15 +347,12 @@ impl Work<'_> {
             return self.promote_if_seen(pending, &next).await;
         }
         let next_works = self.works(&next).await?;
-        // A server that lets anybody in takes the old one as well, and was perhaps never told the next one. The value before is
-        // in force where the store was put back, or the server was.
-        let before = newest.saturating_sub(u32::from(!next_works));
-        for version in (before..=newest).rev() {
-            let Some(known) = self.value(version).await? else { continue };
-            if self.works(&known).await? {
-                self.set(&known, &next).await?;
-                return self.promote_if_seen(pending, &next).await;
-            }
+        // A server that lets anybody in takes the old one as well, and was perhaps never told the next one. A value before it is
+        // in force where the store was put back, or the server was, or an operator set what never worked.
+        let last = if next_works { newest } else { newest.saturating_sub(TRIED_MAX) };
+        if let Some(known) = self.in_force(last..=newest).await? {
+            self.set(&known, &next).await?;
+            return self.promote_if_seen(pending, &next).await;
         }
         if next_works {
             return self.promote(pending).await;
@@ -373,14 +374,44 @@ impl Work<'_> {
             self.broker.store.apply(vec![Change::DropPending(self.name.clone())]).await?;
             return Ok(Rotated::Dropped);
         }
-        if !self.works(next).await? {
+        let next_works = self.works(next).await?;
+        let known = match newest.checked_sub(1) {
+            // What the operator set may never have been in force, and the pending value neither.
+            Some(before) if !next_works => self.in_force(newest.saturating_sub(TRIED_MAX)..=before).await?,
+            _ => None,
+        };
+        if !next_works && known.is_none() {
             return Err(RotateFault::Neither(self.name.clone()));
         }
         // It takes the place behind the newest, in one step with being sealed for it.
         let resealed = self.sealed(newest.saturating_add(1), next)?;
         let again = vec![Change::DropPending(pending.name), Change::PutPending(resealed.clone())];
         self.broker.store.apply(again).await?;
-        self.promote(resealed).await
+        match known {
+            Some(known) => {
+                self.set(&known, next).await?;
+                self.promote_if_seen(resealed, next).await
+            }
+            None => self.promote(resealed).await,
+        }
+    }
+
+    /// The newest of these stored versions that works.
+    async fn in_force(&self, versions: RangeInclusive<u32>) -> Result<Option<Secret>, RotateFault> {
+        let newest = *versions.end();
+        for version in versions.rev() {
+            let known = match self.value(version).await {
+                Ok(Some(known)) => known,
+                Ok(None) => continue,
+                // An old one that cannot be read hides no older one.
+                Err(RotateFault::Engine(_)) if version < newest => continue,
+                Err(fault) => return Err(fault),
+            };
+            if self.works(&known).await? {
+                return Ok(Some(known));
+            }
+        }
+        Ok(None)
     }
 
     async fn promote_if_seen(&self, pending: PendingValue, next: &Secret) -> Result<Rotated, RotateFault> {

@@ -24,6 +24,8 @@ pub enum Place {
     Trust { path: String },
     /// What the next daemon needs to go on with a session. It is with the session's launcher.
     Keepsake { session: SessionId },
+    /// What an engine remembers under a key. Not secret: sealed so that whoever else writes the store cannot have written it.
+    Remembered { key: String },
     /// The key that placeholders are derived with.
     PlaceholderKey,
     /// The key under which the audit log hashes values.
@@ -64,6 +66,10 @@ impl Place {
                 text("keepsake");
                 bytes.extend_from_slice(session.as_bytes());
             }
+            Self::Remembered { key } => {
+                text("remembered");
+                text(key);
+            }
             Self::Trust { path } => {
                 text("trust");
                 text(path);
@@ -84,6 +90,7 @@ impl fmt::Display for Place {
             Self::Keyring => f.write_str("the keyring"),
             Self::Credential { name, version } => write!(f, "credential {name}, version {version},"),
             Self::Keepsake { session } => write!(f, "the keepsake of session {session}"),
+            Self::Remembered { key } => write!(f, "what is remembered as {key}"),
             Self::Trust { path } => write!(f, "the trust in {path}"),
             Self::Original { path, .. } => write!(f, "the original of {path}"),
             Self::PlaceholderKey => f.write_str("the placeholder key"),

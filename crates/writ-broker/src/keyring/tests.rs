@@ -52,6 +52,8 @@ fn places() -> Vec<Place> {
         credential("keyring", 1),
         keepsake(1),
         keepsake(2),
+        Place::Remembered { key: "a".to_owned() },
+        Place::Remembered { key: "b".to_owned() },
     ]
 }
 

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use writ_core::{
-    Action, Asked, LeaseId, LeaseState, Permit, Refusal, RefusalKind, Timestamp, authorize, fault_point,
+    Action, Asked, EngineFault, LeaseId, LeaseState, Permit, Refusal, RefusalKind, Timestamp, authorize,
+    fault_point,
 };
 
 use super::BrokerTools;
@@ -103,6 +104,10 @@ async fn extend(
 ) -> Result<(), Refusal> {
     let Some(name) = &record.credential else { return Ok(()) };
     let engine = broker.engines.engine(&record.engine).ok_or_else(|| fault::engine(name))?;
+    if !engine.is_of(&record.receipt, record.lease) {
+        let foreign = EngineFault::Receipt("it is of another lease".to_owned());
+        return Err(fault::minting(&foreign));
+    }
     let tools = BrokerTools { broker, open };
     match timeout(RENEW_MAX, engine.renew(&record.receipt, expires_at, &tools)).await {
         Ok(done) => done.map_err(|engine| fault::minting(&engine)),

@@ -91,6 +91,9 @@ async fn revoke(broker: &Broker, open: &Unlocked, lease: &LeaseRecord) -> Result
     let Some(engine) = broker.engines.engine(&lease.engine) else {
         return Err(Failure::Own("its engine is not in this writ".to_owned()));
     };
+    if !engine.is_of(&lease.receipt, lease.lease) {
+        return Err(Failure::Own("its receipt in the store is of another lease: nothing is done".to_owned()));
+    }
     let tools = BrokerTools { broker, open };
     let answer = match timeout(REVOKE_MAX, engine.revoke(&lease.receipt, &tools)).await {
         Ok(Ok(revoked)) => Ok(revoked),

@@ -64,21 +64,28 @@ impl Tools for BrokerTools<'_> {
     }
 
     fn remember(&self, key: &str, value: Value) -> BoxFuture<'_, Result<(), EngineFault>> {
-        let key = remembered(key);
+        let (key, place) = (remembered(key), Place::Remembered { key: key.to_owned() });
         Box::pin(async move {
-            let value =
-                serde_json::to_vec(&value).map_err(|fault| EngineFault::Receipt(fault.to_string()))?;
+            let value = serde_json::to_vec(&value).map_err(|fault| EngineFault::Memory(fault.to_string()))?;
+            let value = self
+                .open
+                .vault
+                .seal(&place, &Secret::new(value))
+                .map_err(|fault| EngineFault::Memory(fault.to_string()))?;
             let put = Change::PutMeta { key, value };
             self.broker.store.apply(vec![put]).await.map_err(|fault| EngineFault::Memory(fault.to_string()))
         })
     }
 
     fn recall(&self, key: &str) -> BoxFuture<'_, Result<Option<Value>, EngineFault>> {
-        let key = remembered(key);
+        let (key, place) = (remembered(key), Place::Remembered { key: key.to_owned() });
         Box::pin(async move {
             let fault = |fault: &dyn std::error::Error| EngineFault::Memory(fault.to_string());
             let found = self.broker.store.meta(key).await.map_err(|error| fault(&error))?;
-            found.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| fault(&error))).transpose()
+            let Some(sealed) = found else { return Ok(None) };
+            // It decides where a password is sent, and a shared store has other writers.
+            let value = self.open.vault.open(&place, &sealed).map_err(|_| foreign(&place))?;
+            serde_json::from_slice(value.expose()).map(Some).map_err(|error| fault(&error))
         })
     }
 
@@ -138,6 +145,10 @@ impl Tools for BrokerTools<'_> {
 /// Where the store keeps what an engine remembers.
 fn remembered(key: &str) -> String {
     format!("engine/{key}")
+}
+
+fn foreign(place: &Place) -> EngineFault {
+    EngineFault::Memory(format!("{place} was not written by this installation, so nothing is done with it"))
 }
 
 fn no_value(credential: &CredentialName, detail: &str) -> EngineFault {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use writ_api::control::{FindingKind, Mended};
-use writ_core::{LeaseEnd, LeaseId, LeaseState, Receipt, Revoked, Scope, SessionId, Timestamp};
+use writ_core::{
+    EngineFault, LeaseEnd, LeaseId, LeaseState, Receipt, Revoked, Scope, SessionId, Timestamp, Tools as _,
+};
 use writ_testkit::postgres::{HOST, Postgres};
 
 use super::harness::{Home, Life};
@@ -11,7 +14,7 @@ use crate::{
     Engines,
     credentials::{self, RotateFault, Rotated},
     keyring::Place,
-    reconcile,
+    leases, reconcile,
     store::{Change, LeaseRecord, SessionRecord, StoredValue},
     tasks::rotation::{self, Plans},
 };
@@ -229,6 +232,48 @@ async fn a_role_that_is_dropped_behind_writ_s_back_ends_its_lease_as_lost() {
     assert_eq!(scene.repair(lease_of(3)).await, Mended::Done);
     let lease = scene.life.broker.store.lease(lease_of(3)).await.unwrap().unwrap();
     assert_eq!((lease.end, lease.revoked), (Some(LeaseEnd::Lost), Some(Revoked::Gone)));
+}
+
+/// Whoever writes the store decides neither which login goes nor where a password is sent.
+#[tokio::test]
+async fn what_somebody_wrote_into_the_store_by_hand_is_refused() {
+    let scene = scene("hand").await;
+    let (broker, open) = (&scene.life.broker, scene.life.broker.unlocked().unwrap());
+    let role = scene.make(&scene.mark(), lease_of(5));
+    let receipt = scene.receipt(lease_of(5)).await;
+    scene.lease(lease_of(5), receipt.clone()).await;
+    let own = broker.store.lease(lease_of(5)).await.unwrap().unwrap();
+    let own = LeaseRecord { state: LeaseState::Revoking, ..own };
+    let forged = LeaseRecord { lease: lease_of(6), ..own.clone() };
+    let settled = leases::settle(broker, open, &[forged]).await.unwrap();
+    assert_eq!((settled.failed, scene.exists(&role)), (vec![lease_of(6)], true));
+
+    let tools = leases::BrokerTools { broker, open };
+    let digest = receipt.0["connection"].as_str().unwrap();
+    let key = format!("engine/{digest}");
+    let known = tools.recall(digest).await.unwrap().unwrap();
+    let sealed = broker.store.meta(key.clone()).await.unwrap().unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&sealed).is_err(), "it is sealed");
+    let mut elsewhere = known.clone();
+    elsewhere["dial"] = json!("127.0.0.1:1");
+    tools.remember("another", elsewhere.clone()).await.unwrap();
+    let moved = broker.store.meta("engine/another".to_owned()).await.unwrap().unwrap();
+    for by_hand in [serde_json::to_vec(&elsewhere).unwrap(), serde_json::to_vec(&known).unwrap(), moved] {
+        let put = Change::PutMeta { key: key.clone(), value: by_hand };
+        broker.store.apply(vec![put]).await.unwrap();
+        let fault = tools.recall(digest).await.unwrap_err();
+        let refused =
+            matches!(&fault, EngineFault::Memory(why) if why.contains("not written by this installation"));
+        assert!(refused, "{fault}");
+        let settled = leases::settle(broker, open, std::slice::from_ref(&own)).await.unwrap();
+        assert_eq!((settled.failed, scene.exists(&role)), (vec![lease_of(5)], true));
+    }
+    broker.store.apply(vec![Change::PutMeta { key, value: sealed }]).await.unwrap();
+    let at = broker.started_at;
+    let revoke = Change::RevokeLease { lease: lease_of(5), at, end: LeaseEnd::Revoked };
+    broker.store.apply(vec![revoke]).await.unwrap();
+    broker.leases.ending.notify_one();
+    super::harness::until(async || !scene.exists(&role)).await;
 }
 
 #[tokio::test]

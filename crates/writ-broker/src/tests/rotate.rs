@@ -194,6 +194,36 @@ async fn a_wrong_value_that_is_set_over_a_pending_one_does_not_bury_it() {
 }
 
 #[tokio::test]
+async fn wrong_values_that_are_set_over_a_generated_one_do_not_bury_it() {
+    let scene = scene().await;
+    scene.life.set("other", KEY).await.unwrap();
+    assert_eq!(scene.rotate("other").await.unwrap(), Rotated::To { version: 2, leases_ended: 0 });
+    // The next one never gets there, and is then behind what an operator sets.
+    scene.upstream.away.store(true, Ordering::SeqCst);
+    assert!(scene.rotate("other").await.is_err());
+    for slip in ["an-operator-s-slip", "another-slip"] {
+        scene.life.set("other", slip).await.unwrap();
+    }
+    let generated = scene.upstream.password();
+    scene.upstream.away.store(false, Ordering::SeqCst);
+    scene.settle().await;
+    assert_eq!(scene.stored("other").await, (6, scene.upstream.password()));
+    assert_ne!(scene.upstream.password(), generated);
+}
+
+#[tokio::test]
+async fn wrong_values_that_are_set_before_a_rotation_do_not_bury_what_works() {
+    let scene = scene().await;
+    scene.life.set("other", KEY).await.unwrap();
+    for slip in ["an-operator-s-slip", "another-slip"] {
+        scene.life.set("other", slip).await.unwrap();
+    }
+    assert!(scene.rotate("other").await.is_err());
+    scene.settle().await;
+    assert_eq!(scene.stored("other").await, (4, scene.upstream.password()));
+}
+
+#[tokio::test]
 async fn a_store_that_was_put_back_tries_the_value_before() {
     let scene = scene().await;
     scene.life.set("other", KEY).await.unwrap();

@@ -1,7 +1,8 @@
 //! Connecting to a PostgreSQL server: by TLS with the server's name verified, or in the clear to a loopback address.
 //!
-//! Used by this engine and by whoever else of writ speaks to such a server. SCRAM is bound to the TLS channel where the
-//! server offers it (RFC 5929 §4). Absent: Unix sockets, several hosts in one URL, client certificates, TLS that would
+//! Used by this engine and by whoever else of writ speaks to such a server. A password is
+//! only proven, by SCRAM bound to the TLS channel (RFC 5929 §4): a server that asks for the password itself or for its MD5, or
+//! has no channel binding, is refused. In the clear, to a loopback address, the server says how. Absent: Unix sockets, several hosts in one URL, client certificates, TLS that would
 //! accept a name it cannot verify.
 
 use std::{
@@ -19,7 +20,10 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_postgres::{
-    AsyncMessage, Client, Connection, config::SslMode, error::SqlState, tls::MakeTlsConnect,
+    AsyncMessage, Client, Connection,
+    config::{ChannelBinding, SslMode},
+    error::SqlState,
+    tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 use writ_core::Secret;
@@ -156,6 +160,10 @@ async fn log_in(
     config.user(&endpoint.user).dbname(&endpoint.database).application_name(application).ssl_mode(mode);
     if let Some(password) = password {
         config.password(password.expose());
+        // Otherwise whoever answers may ask for the password itself, or for its MD5, and is given it.
+        if mode == SslMode::Require {
+            config.channel_binding(ChannelBinding::Require);
+        }
     }
     let stream = dial(endpoint).await?;
     match config.connect_raw(stream, tls).await {

@@ -111,6 +111,10 @@ impl Engine for Postgres {
         Made::read(receipt).map_or_else(|_| self.name().to_owned(), |made| lane(&made.server))
     }
 
+    fn is_of(&self, receipt: &Receipt, lease: LeaseId) -> bool {
+        Made::read(receipt).is_ok_and(|made| made.role.lease() == Some(lease))
+    }
+
     fn mint<'a>(
         &'a self,
         permit: &'a Permit,
@@ -319,8 +323,12 @@ impl Postgres {
         }
         let forgotten = || EngineFault::Memory(format!("the connection {digest} is not known"));
         let value = tools.recall(digest).await?.ok_or_else(forgotten)?;
-        let connection =
+        let connection: Connection =
             serde_json::from_value(value).map_err(|fault| EngineFault::Memory(fault.to_string()))?;
+        // It says where the administrator's password goes.
+        if connection.digest() != digest {
+            return Err(EngineFault::Memory(format!("what is remembered as {digest} is another connection")));
+        }
         self.open(digest.to_owned(), connection)
     }
 }

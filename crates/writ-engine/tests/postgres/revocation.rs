@@ -1,14 +1,16 @@
 //! What is left of a login when it was revoked: nothing, whatever it did.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
-use writ_core::{EngineFault, Revoked};
+use writ_core::{EngineFault, Revoked, Tools as _};
 use writ_testkit::{
     Ca,
     postgres::{Postgres, PostgresConfig},
 };
 
 use crate::{
-    bench::{Bench, Broker, engine, without_oid},
+    bench::{Bench, Broker, engine, permit, without_oid},
     support::place_at,
 };
 
@@ -326,4 +328,30 @@ async fn what_was_remembered_is_enough_for_another_life_of_the_broker() {
     assert!(matches!(engine().revoke(&issued.receipt, &stranger).await, Err(EngineFault::Memory(_))));
     assert_eq!(engine().revoke(&issued.receipt, &bench.broker).await.unwrap(), Revoked::Gone);
     assert_eq!(bench.roles(), "0");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_what_its_digest_says_is_refused_before_any_password_is_fetched() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let key = issued.receipt.0["connection"].as_str().unwrap();
+    let known = bench.broker.recall(key).await.unwrap().unwrap();
+    let stranger = Broker::new(&bench.place.password);
+    let mut other = known.clone();
+    other["dial"] = "127.0.0.1:1".into();
+    stranger.remember(key, other).await.unwrap();
+    let fault = engine().revoke(&issued.receipt, &stranger).await.unwrap_err();
+    assert!(matches!(&fault, EngineFault::Memory(why) if why.contains("another connection")), "{fault}");
+    assert_eq!(stranger.fetched.load(Ordering::Relaxed), 0);
+    stranger.remember(key, known).await.unwrap();
+    assert_eq!(engine().revoke(&issued.receipt, &stranger).await.unwrap(), Revoked::Gone);
+}
+
+#[tokio::test]
+async fn a_receipt_is_of_the_lease_in_the_name_of_its_login_and_of_no_other() {
+    let bench = Bench::new();
+    let (lease, other) = (bench.lease(), bench.lease());
+    let receipt = bench.engine.plan(&permit(), lease, &bench.place.config, &bench.broker).await.unwrap();
+    assert!(bench.engine.is_of(&receipt, lease));
+    assert!(!bench.engine.is_of(&receipt, other));
 }

@@ -3,8 +3,16 @@
 use std::sync::atomic::Ordering;
 
 use writ_core::{EngineFault, Revoked, Secret};
+use writ_engine::postgres::connect::{Endpoint, connect};
+use writ_testkit::{
+    Ca,
+    postgres::{Postgres, PostgresConfig},
+};
 
-use crate::bench::{Bench, engine};
+use crate::{
+    bench::{Bench, engine},
+    support::place_at,
+};
 
 #[tokio::test]
 async fn a_password_is_changed_and_tried_by_logging_in() {
@@ -51,4 +59,30 @@ async fn a_password_is_changed_and_tried_by_logging_in() {
         fault.to_string().contains("refuses the login") && !fault.to_string().contains("no-such"),
         "{fault}"
     );
+}
+
+/// `psql` gives these servers what they ask for.
+#[tokio::test]
+async fn a_server_that_asks_for_the_password_or_its_md5_is_not_given_it() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    let lines = "host all asked_plainly all password\nhost all asked_for_md5 all md5\nhost all all all scram-sha-256\n";
+    std::fs::write(rules.path(), lines).unwrap();
+    let rules = rules.into_temp_path();
+    std::fs::set_permissions(&rules, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let settings = vec![format!("hba_file = {}", rules.display())];
+    let server =
+        Postgres::start(&Ca::mint().unwrap(), PostgresConfig { settings, ..PostgresConfig::default() });
+    let server: &'static Postgres = Box::leak(Box::new(server.unwrap()));
+    let bench = Bench::at(place_at(server));
+    bench.admin(
+        "CREATE ROLE proven LOGIN PASSWORD 'its-own'; CREATE ROLE asked_plainly LOGIN PASSWORD 'its-own'; \
+         SET password_encryption = 'md5'; CREATE ROLE asked_for_md5 LOGIN PASSWORD 'its-own'",
+    );
+    let database = &bench.place.database;
+    for (user, let_in) in [("proven", true), ("asked_plainly", false), ("asked_for_md5", false)] {
+        assert!(server.psql(user, "its-own", database, "SELECT 1").unwrap().status.success(), "{user}");
+        let endpoint = Endpoint { user: user.to_owned(), ..bench.endpoint(database) };
+        let connected = connect(&endpoint, Some(&Secret::new(b"its-own".to_vec())), "test").await;
+        assert_eq!(connected.is_ok(), let_in, "{user}: {:?}", connected.err());
+    }
 }

@@ -76,7 +76,12 @@ impl Listener {
             state.next_look = Instant::now() + PERIOD;
             if !rows.is_empty() {
                 state.told = all(&rows, |row| Cells(row, 0).take())?;
-                return all(&rows, decode);
+                let news: Vec<News> = rows.iter().flat_map(read).collect();
+                if !news.is_empty() {
+                    return Ok(news);
+                }
+                // Nothing of it means anything: it is deleted, and what comes after it is heard.
+                continue;
             }
             let State { ears, next_look, .. } = &mut *state;
             let mine = boot.to_string();
@@ -110,18 +115,34 @@ async fn heard(ears: &mut Option<(Link, mpsc::Receiver<Notification>)>, mine: &s
     std::future::pending().await
 }
 
+/// What a row says. One that cannot be read, such as a newer writ's, ends whatever its subject may be: it is of something that
+/// was ended, and it keeps nothing that comes after it from being heard.
+fn read(row: &Row) -> Vec<News> {
+    let fault = match decode(row) {
+        Ok(news) => return vec![news],
+        Err(fault) => fault,
+    };
+    tracing::warn!(%fault, "news of another daemon cannot be read; whatever they are of is ended");
+    let end = LeaseEnd::Revoked;
+    let lease = Cells(row, 2).parsed().ok().map(|lease| News::Lease { lease, end });
+    let session = Cells(row, 2).parsed().ok().map(|session| News::Session { session });
+    let credential = Cells(row, 2).parsed().ok().map(|credential| News::Credential { credential, end });
+    [lease, session, credential].into_iter().flatten().collect()
+}
+
+/// An end without a name here ends as the strictest does.
+fn end(name: &str) -> LeaseEnd {
+    named(name).unwrap_or(LeaseEnd::Revoked)
+}
+
 fn decode(row: &Row) -> Result<News, StoreFault> {
     let mut cells = Cells(row, 1);
     let kind: String = cells.take()?;
     match kind.as_str() {
-        "lease" => {
-            let lease = cells.parsed()?;
-            Ok(News::Lease { lease, end: named::<LeaseEnd>(&cells.take::<String>()?)? })
-        }
+        "lease" => Ok(News::Lease { lease: cells.parsed()?, end: end(&cells.take::<String>()?) }),
         "session" => Ok(News::Session { session: cells.parsed()? }),
         "credential" => {
-            let credential = cells.parsed()?;
-            Ok(News::Credential { credential, end: named::<LeaseEnd>(&cells.take::<String>()?)? })
+            Ok(News::Credential { credential: cells.parsed()?, end: end(&cells.take::<String>()?) })
         }
         other => Err(StoreFault::Damaged(format!("news of kind {other:?}"))),
     }

@@ -388,6 +388,42 @@ async fn news_stay_until_they_are_acted_on() {
     waiting.abort();
 }
 
+/// A newer writ's news, or what somebody wrote by hand, ends its subject where it has one and keeps nothing else from being heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_that_cannot_be_read_do_not_make_deaf() {
+    let (server, place, first, second) = two().await;
+    let sql = |text: &str| server.run(database(&place), text).unwrap();
+    sql("ALTER TABLE writ.news DROP CONSTRAINT news_kind_check");
+    let write = |kind: &str, subject: &str, detail: &str| {
+        sql(&format!(
+            "INSERT INTO writ.news (boot, kind, subject, detail) VALUES ('{}', '{kind}', '{subject}', '{detail}')",
+            boot(2)
+        ));
+    };
+    write("lease", "", "revoked");
+    write("later", "No Name!", "");
+    write("lease", &lease_id(1).to_string(), "a-later-end");
+    write("later", "c", "");
+    let revoked = News::Credential { credential: name("c"), end: LeaseEnd::Revoked };
+    let mut heard = Vec::new();
+    while !heard.contains(&revoked) {
+        heard.extend(told(&second, 2).await);
+    }
+    assert_eq!(heard, [News::Lease { lease: lease_id(1), end: LeaseEnd::Revoked }, revoked]);
+    // Alone, what means nothing is deleted without being told, and what follows is heard.
+    write("later", "No Name!", "");
+    let waiting = tokio::spawn(async move { told(&second, 2).await });
+    let gone = async {
+        while server.run(database(&place), "SELECT count(*) FROM writ.news").unwrap() != "0" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("they stay");
+    first.apply(vec![Change::PutCredential(sealed("c", 1))]).await.unwrap();
+    let superseded = News::Credential { credential: name("c"), end: LeaseEnd::Superseded };
+    assert_eq!(waiting.await.unwrap(), [superseded]);
+}
+
 /// A bell that does not ring: looking finds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_notification_costs_a_second_and_no_more() {
