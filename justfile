@@ -32,3 +32,7 @@ deny:
 # takes away each line that holds an agent, and sees that a test notices: an hour, as root; docs/mutations.md is written
 mutations:
     tests/mutations/run.py
+
+# kills the daemon 1,000 times and compares PostgreSQL with the leases: a quarter of an hour; docs/crash-safety.md has the result
+crash:
+    WRIT_CRASH_TRIALS=1060 cargo test -p writ-cli --features fault-points --test crash -- --nocapture whatever_dies
