@@ -29,6 +29,9 @@ use crate::{account::Who, ca::Ca, hex, random};
 pub const HOST: &str = "db.example";
 /// The administrator of the cluster.
 pub const ADMIN: &str = "root_of_db";
+/// Of the directory of a server, and the file in it that is locked.
+const PREFIX: &str = "writ-pg-";
+const LOCK: &str = "lock";
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Another process may take the port between its choice and its use.
@@ -50,6 +53,8 @@ pub struct Postgres {
     password: String,
     config: PostgresConfig,
     server: Mutex<Option<Child>>,
+    /// Locked for as long as this process lives: who can lock it may take the directory away.
+    _lock: File,
 }
 
 impl Postgres {
@@ -58,7 +63,10 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is not installed (the message says how), or does not start.
     pub fn start(ca: &Ca, config: PostgresConfig) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("writ-pg-").tempdir()?;
+        sweep();
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let lock = File::create(dir.path().join(LOCK))?;
+        lock.lock()?;
         let mut secret = [0; 16];
         random(&mut secret)?;
         let password = hex(&secret);
@@ -69,7 +77,7 @@ impl Postgres {
         private(&dir.path().join("server.key"), key.as_bytes())?;
         fs::write(dir.path().join("ca.pem"), ca.pem())?;
         init(dir.path(), &password)?;
-        let mut server = Self { dir, port: 0, password, config, server: Mutex::new(None) };
+        let mut server = Self { dir, port: 0, password, config, server: Mutex::new(None), _lock: lock };
         server.settle()?;
         Ok(server)
     }
@@ -268,6 +276,19 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = self.freeze(false);
         let _ = self.crash();
+    }
+}
+
+/// Takes away what processes left that are gone: whoever shares a server never drops it.
+fn sweep() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    for path in ours.map(|entry| entry.path()) {
+        // One without the file is being made.
+        let left = File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if left {
+            let _ = fs::remove_dir_all(path);
+        }
     }
 }
 
