@@ -3,6 +3,7 @@
 //! The suite is DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, from rustls and aws-lc. The `info` string binds a sealed
 //! secret to its purpose and its place, such as one lease of one session: moved elsewhere it does not open.
 
+use aws_lc_rs::agreement::{PrivateKey, X25519};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::crypto::{
     aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256,
@@ -33,6 +34,19 @@ impl Recipient {
     pub fn generate() -> Result<Self, SealFault> {
         let (public, private) = SUITE.generate_key_pair().map_err(|_| SealFault::Key)?;
         Ok(Self { public: RecipientKey(STANDARD.encode(public.0)), private })
+    }
+
+    /// The same from 32 random bytes of the caller's. For a process that starts for one key: the library's own randomness takes tens of
+    /// milliseconds to begin.
+    ///
+    /// # Errors
+    /// [`SealFault::Key`] when the library does not take them.
+    pub fn from_random(bytes: &[u8; 32]) -> Result<Self, SealFault> {
+        let fault = |_| SealFault::Key;
+        let private = PrivateKey::from_private_key(&X25519, bytes).map_err(|_| SealFault::Key)?;
+        let public = private.compute_public_key().map_err(fault)?;
+        let public = RecipientKey(STANDARD.encode(public.as_ref()));
+        Ok(Self { public, private: HpkePrivateKey::from(bytes.to_vec()) })
     }
 
     pub fn key(&self) -> &RecipientKey {
@@ -97,7 +111,7 @@ mod tests {
     #[test]
     fn it_opens_for_its_recipient_at_its_place_only() {
         let place = Place::Control { purpose: "credential openai".into() };
-        let (one, other) = (Recipient::generate().unwrap(), Recipient::generate().unwrap());
+        let (one, other) = (Recipient::from_random(&[7; 32]).unwrap(), Recipient::generate().unwrap());
         let sealed = seal(&Secret::new(b"value".to_vec()), one.key(), &place).unwrap();
         assert_eq!(one.open(&sealed, &place).unwrap().expose(), b"value");
         assert!(other.open(&sealed, &place).is_err());

@@ -66,8 +66,10 @@ impl Request {
     pub fn for_program(program: &Program, args: &args::Run) -> Result<Self, Fault> {
         let mut request = Self::new(program, args.role.clone(), args.ttl, false);
         if !args.dry_run {
-            let recipient =
-                Recipient::generate().map_err(|fault| Fault::new(fault.to_string(), "try again"))?;
+            let failed = |fault: &dyn std::fmt::Display| Fault::new(fault.to_string(), "try again");
+            let mut bytes = zeroize::Zeroizing::new([0; 32]);
+            writ_sys::random(bytes.as_mut_slice()).map_err(|fault| failed(&fault))?;
+            let recipient = Recipient::from_random(&bytes).map_err(|fault| failed(&fault))?;
             request.open.recipient = Some(recipient.key().clone());
             request.recipient = Some(Arc::new(recipient));
         }
