@@ -246,7 +246,7 @@ fn the_password_is_nowhere_in_writs_files() {
 fn revoking_the_lease_ends_the_open_session_and_the_login() {
     let shop = Shop::open(Path::new(WRIT), Who::Caller, "environment");
     let script = r#"
-        (echo "select 'open';"; sleep 1; echo "select 'still ' || pg_sleep(600)") | psql -X -A -t -w 2>&1 | sed -u 's/^/psql /'
+        (echo "select 'open';"; echo "select 'still ' || pg_sleep(600);") | psql -X -A -t -w 2>&1 | sed -u 's/^/psql /'
         echo "again $(psql -X -A -t -w -c 'select 1' 2>&1 | tr '\n' ' ')""#;
     let mut run = shop.home.spawn_with(&["--role", "dev"], &["sh", "-c", script]).unwrap();
     assert_eq!(run.line("psql open", PATIENCE).as_deref(), Some(""));
