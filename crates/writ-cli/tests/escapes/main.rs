@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use expect_test::expect_file;
 
 use account::Who;
-use attacks::{ATTACKS, Attack, Evidence, Runs};
+use attacks::{Attack, Evidence, Runs};
 use scene::{Level, Scene};
 
 /// Runs one attack at both levels and as both users, and says what was wrong.
@@ -47,7 +47,7 @@ macro_rules! attacks {
         #[test]
         fn every_attack_of_the_table_is_a_test() {
             let tests = [$(stringify!($name)),*];
-            let table: Vec<&str> = ATTACKS.iter().map(|attack| attack.name).collect();
+            let table: Vec<&str> = attacks::all().map(|attack| attack.name).collect();
             assert_eq!(tests.as_slice(), table);
         }
     };
@@ -110,7 +110,7 @@ fn the_table_is_written_from_the_attacks() {
          `--no-confine` and is held in a confined run, as an ordinary user and as uid 0 (*root*: it needs uid 0 to succeed at all).\n\n\
          | test | what the agent does | what holds it | as |\n|---|---|---|---|\n",
     );
-    for attack in ATTACKS {
+    for attack in attacks::all() {
         let runs = match attack.runs {
             Runs::AsBoth => "user, root",
             Runs::AsRoot => "root",
