@@ -17,13 +17,13 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, OnceLock, PoisonError, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{account::Who, ca::Ca, hex, random};
+use crate::{account::Who, ca::Ca, hex, random, until};
 
 /// The name in the server's certificate.
 pub const HOST: &str = "db.example";
@@ -257,18 +257,16 @@ impl Postgres {
 
     /// Waits until it takes logins.
     fn answers(&self, child: &mut Child) -> io::Result<()> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let asked = self.psql(ADMIN, &self.password, "postgres", "SELECT 1")?;
-            if asked.status.success() {
-                return Ok(());
-            }
-            if child.try_wait()?.is_some() || Instant::now() > until {
-                return Err(io::Error::other(format!("PostgreSQL does not start: {}", self.log())));
-            }
-            // There is nothing to wait on: the server says that it is ready in its log alone.
-            thread::sleep(Duration::from_millis(20));
+        let mut ready = false;
+        until(PATIENCE, || {
+            let asked = self.psql(ADMIN, &self.password, "postgres", "SELECT 1");
+            ready = asked.is_ok_and(|asked| asked.status.success());
+            ready || !matches!(child.try_wait(), Ok(None))
+        });
+        if ready {
+            return Ok(());
         }
+        Err(io::Error::other(format!("PostgreSQL does not start: {}", self.log())))
     }
 }
 
